@@ -1,0 +1,67 @@
+# make quickstart      .venv, the pinned set, and the whole story on real data
+# make test            .venv, the pinned set, and every test
+#
+# Choices, on the command line:
+#   PYTHON=python3.12                       another interpreter (3.11 or newer)
+#   VENV=/somewhere/else                    another virtual environment
+#   TORCH=torch==2.13.1                     another torch than the tested one
+#   PIP_ARGS="--extra-index-url URL"        more options for pip, e.g. the index of torch's CPU builds
+#   VENV_ARGS=--system-site-packages        use what PYTHON has installed already, torch included
+#   PYTEST_ARGS="-k codec"                  some of the tests
+#   QUICKSTART_ARGS="--dir DIR"             options of distvae quickstart
+
+PYTHON ?= $(firstword $(shell command -v python3.11) python3)
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+VENV_ARGS ?=
+PYTEST_ARGS ?=
+QUICKSTART_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint $(VENV)/constraints.txt $(PIP_ARGS)
+
+.PHONY: quickstart test lint wheel bench clean
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/.installed
+	$(BIN)/distvae quickstart $(QUICKSTART_ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: PYTHON: $(PYTHON) is not there or too old; Python 3.11 or newer is needed;" \
+			"name one with make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV_ARGS) $(VENV)
+	@touch $@
+
+# The tested set, with the torch that was asked for in place of the tested one.
+$(VENV)/constraints.txt: constraints.txt $(VENV)/.made
+	@{ grep -v '^torch==' constraints.txt; echo '$(TORCH)'; } > $@
+
+$(VENV)/.installed: $(VENV)/constraints.txt pyproject.toml
+	$(PIP_INSTALL) '$(TORCH)' --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP_INSTALL) '$(TORCH)' --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,258 @@
+"""embed: Parquet rows → (mu, sigma), one fragment at a time inside one worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from distvae.cluster.dataset import Job, write_dataset
+from distvae.cluster.overlap import ahead, behind
+from distvae.config import EmbedConfig
+from distvae.console import Console
+from distvae.data.codec import Encoded, encode
+from distvae.data.fragments import Fragment
+from distvae.data.inputs import InputFile
+from distvae.data.manifest import MODEL_KEY, VERSION_KEY, Receipt
+from distvae.data.parts import PartWriter
+from distvae.data.reading import fragment_sources, source_columns
+from distvae.data.selection import Batch, read_batches
+from distvae.data.storage import Location
+from distvae.engine import engine_class
+from distvae.errors import ClusterError, UsageError
+from distvae.planning import DataPlan, expand_names, plan_data
+from distvae.saved import Model, check_columns, load, read_model
+from distvae.scoring import elbo_rows
+
+__all__ = ["embed", "embed_job"]
+
+_ROWS_PER_BATCH = 8 * 1024
+_RESERVED = ("mu", "sigma", "scale_tril", "elbo", "reconstruction_error", "_file", "_row")
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What shapes the output, beside the model and the input."""
+
+    keys: tuple[str, ...]
+    with_elbo: bool
+    with_sigma: bool
+    layout: str
+    dtype: str
+    seed: int
+    precision: str
+    where: str | None
+
+
+def embed(config: EmbedConfig, console: Console) -> dict[str, Any]:
+    """Encode every row of ``config.data``; returns the figures of the dataset.
+
+    Raises:
+        DistvaeError: see `write_dataset`; also for a model or data that do not fit.
+    """
+    return write_dataset(embed_job(config), console)
+
+
+def embed_job(config: EmbedConfig) -> Job:
+    """The plan of an embedding: everything that can be wrong with it is told here.
+
+    Raises:
+        UsageError, DataError, StorageError: options, model or data do not fit.
+    """
+    model = load(config.model)
+    plan = plan_data(config.data, config.fragment_rows, config.where)
+    check_columns(model, plan.inputs.schema, config.data)
+    options = _options(config, plan.inputs.schema)
+    arguments = {
+        "model_files": read_model(config.model),
+        "model_id": model.id,
+        "files": plan.inputs.files,
+        "schema": _output_schema(options, model.latent_dim, plan.inputs.schema),
+        "options": options,
+        "gpus": config.gpus_per_worker,
+    }
+    return Job(
+        config=config,
+        title="embed",
+        items=_items(config, model, plan, options),
+        record=_run_record(config, plan),
+        fragments=plan.fragments,
+        factory=_EmbedWorker,
+        arguments=arguments,
+        max_rejected=config.max_rejected,
+    )
+
+
+def _options(config: EmbedConfig, schema: pa.Schema) -> _Options:
+    keys = expand_names("key", config.key, schema.names)
+    keep = expand_names("keep", config.keep, schema.names)
+    for name in (*keys, *keep):
+        if name in _RESERVED:
+            raise UsageError("key", f"got {name!r}", "the output has a column of that name", "rename it in DATA")
+    return _Options(
+        keys=tuple(dict.fromkeys((*keys, *keep))) if keys else ("_file", "_row", *keep),
+        with_elbo=config.with_elbo,
+        with_sigma=not config.no_sigma,
+        layout=config.layout,
+        dtype=config.dtype,
+        seed=config.seed,
+        precision=config.precision,
+        where=config.where,
+    )
+
+
+def _items(config: EmbedConfig, model: Model, plan: DataPlan, options: _Options) -> dict[str, Any]:
+    return {
+        "command": "embed",
+        "model": model.id,
+        "options": {**vars(options), "seed": config.seed if config.with_elbo else 0},
+        "fragment_rows": config.fragment_rows,
+        "rows_per_batch": _ROWS_PER_BATCH,
+        "inputs": [[f.relative, f.size, f.footer_sha256] for f in plan.inputs.files],
+    }
+
+
+def _run_record(config: EmbedConfig, plan: DataPlan) -> dict[str, Any]:
+    inputs = [{"path": f.relative, "modified_ns": f.modified_ns} for f in plan.inputs.files]
+    return {"config": config.model_dump(mode="json"), "inputs": inputs}
+
+
+def _vector_type(layout: str, dtype: str, width: int) -> pa.DataType:
+    item = pa.field("item", pa.type_for_alias(dtype), nullable=False)
+    return pa.list_(item, width) if layout == "fixed" else pa.list_(item)
+
+
+def _output_schema(options: _Options, latent_dim: int, schema: pa.Schema) -> pa.Schema:
+    fields = []
+    for name in options.keys:
+        if name == "_file":
+            fields.append(pa.field("_file", pa.string(), nullable=False))
+        elif name == "_row":
+            fields.append(pa.field("_row", pa.int64(), nullable=False))
+        else:
+            fields.append(schema.field(name))
+    for name in ("mu", "sigma") if options.with_sigma else ("mu",):
+        if options.layout == "columns":
+            kind = pa.type_for_alias(options.dtype)
+            fields += [pa.field(f"{name}_{i}", kind, nullable=False) for i in range(latent_dim)]
+        else:
+            kind = _vector_type(options.layout, options.dtype, latent_dim)
+            fields.append(pa.field(name, kind, nullable=False))
+    if options.with_elbo:
+        fields += [pa.field(n, pa.float32(), nullable=False) for n in ("elbo", "reconstruction_error")]
+    return pa.schema(fields)
+
+
+class _EmbedWorker:
+    """Holds the model in a worker process; reads, encodes and publishes whole fragments."""
+
+    def __init__(
+        self,
+        model_files: Mapping[str, bytes],
+        model_id: str,
+        files: Sequence[InputFile],
+        schema: pa.Schema,
+        options: _Options,
+        gpus: float,
+        directory: Location,
+        fingerprint: str,
+        engine: Mapping[str, str],
+    ) -> None:
+        mine = engine_class(gpus, options.precision)
+        if mine != dict(engine):
+            raise ClusterError(
+                "workers", f"this one computes with {mine}", f"the run is of class {dict(engine)}", "use one image"
+            )
+        self.model = Model.from_files(model_files, device=mine["device"])
+        self.files, self.schema, self.options = files, schema, options
+        self.directory, self.fingerprint = directory, fingerprint
+        self.footer = {MODEL_KEY: model_id, VERSION_KEY: engine["distvae"]}
+        names = [column.feature.name for column in self.model.codec.columns]
+        copied = [name for name in options.keys if name not in ("_file", "_row")]
+        self.columns = list(dict.fromkeys([*names, *copied]))
+
+    def run(self, fragment: Fragment) -> Receipt:
+        """Embed one fragment and commit its part."""
+        rows_in, skipped = 0, 0
+        with PartWriter(self.directory, fragment, self.fingerprint, self.schema, self.footer) as writer:
+            with behind(lambda pair: _put(writer, pair)) as put:
+                for batch, encoded in ahead(self._encoded(fragment)):
+                    rows_in += len(batch.rows)
+                    skipped += batch.skipped
+                    put(self._tables(fragment, batch, encoded))
+            sources = json.dumps(fragment_sources(self.files, fragment))
+            summary = {"rows_filtered": float(skipped)} if self.options.where else {}
+            return writer.commit(rows_in, sources, summary)
+
+    def _encoded(self, fragment: Fragment) -> Iterator[tuple[Batch, Encoded]]:
+        batches = read_batches(
+            self.files, fragment, self.columns, _ROWS_PER_BATCH, self.options.where
+        )
+        for batch in batches:
+            if batch.table.num_rows:
+                yield batch, encode(self.model.codec, batch.table)
+
+    def _tables(
+        self, fragment: Fragment, batch: Batch, encoded: Encoded
+    ) -> tuple[pa.Table, pa.Table | None]:
+        """(rows of the part, rejected rows) of one batch."""
+        mu, sigma = self.model.encode_arrays(encoded, self.options.precision)
+        columns = self._keys(fragment, batch)
+        columns += self._vectors(mu)
+        if self.options.with_sigma:
+            columns += self._vectors(sigma)
+        if self.options.with_elbo:
+            scores = elbo_rows(self.model, encoded, batch.rows, self.options.seed)
+            columns += [pa.array(score.astype(np.float32)) for score in scores]
+        table = pa.table(columns, schema=self.schema)
+        if not encoded.rejected.any():
+            return table, None
+        return table.filter(pa.array(~encoded.rejected)), self._refused(fragment, batch, encoded)
+
+    def _keys(self, fragment: Fragment, batch: Batch) -> list[Any]:
+        located = self._located(fragment, batch) if "_file" in self.options.keys else {}
+        return [
+            located[name] if name in located else batch.table.column(name) for name in self.options.keys
+        ]
+
+    def _located(self, fragment: Fragment, batch: Batch) -> dict[str, pa.Array]:
+        """``_file`` and ``_row`` of each row of the batch."""
+        first = int(batch.rows[0])
+        span = int(batch.rows[-1]) - first + 1
+        file, row = source_columns(fragment, self.files, first - fragment.first_row, span)
+        if span != len(batch.rows):
+            chosen = pa.array(batch.rows - first)
+            file, row = file.take(chosen), row.take(chosen)
+        return {"_file": file.cast(pa.string()), "_row": row}
+
+    def _vectors(self, values: npt.NDArray[np.float32]) -> list[pa.Array]:
+        """(n, k) numbers as the columns of the layout."""
+        numbers = values.astype(self.options.dtype, copy=False)
+        if self.options.layout == "columns":
+            return [pa.array(np.ascontiguousarray(column)) for column in numbers.T]
+        n, k = numbers.shape
+        flat = pa.array(numbers.reshape(-1))
+        kind = _vector_type(self.options.layout, self.options.dtype, k)
+        if self.options.layout == "fixed":
+            return [pa.FixedSizeListArray.from_arrays(flat, type=kind)]
+        return [pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * k), flat, type=kind)]
+
+    def _refused(self, fragment: Fragment, batch: Batch, encoded: Encoded) -> pa.Table:
+        """The rejected rows of a batch: keys, source file and row, reason."""
+        mask = pa.array(encoded.rejected)
+        keys = [name for name in self.options.keys if name not in ("_file", "_row")]
+        columns = {name: batch.table.column(name).filter(mask) for name in keys}
+        columns |= {name: c.filter(mask) for name, c in self._located(fragment, batch).items()}
+        return pa.table({**columns, "reason": pa.array(encoded.reasons, pa.string())})
+
+
+def _put(writer: PartWriter, tables: tuple[pa.Table, pa.Table | None]) -> None:
+    kept, refused = tables
+    writer.write(kept)
+    if refused is not None:
+        writer.reject(refused)

@@ -1,0 +1,221 @@
+"""Finding or starting Ray, quietly, and refusing early what the cluster can never run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distvae.config import JobConfig, parse_bytes, worker_range
+from distvae.errors import ClusterError
+
+__all__ = ["Resources", "Session", "connect"]
+
+_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "token",  # a client given an address fails without it, even on an open network
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
+_CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each worker of a job reserves, and how many workers are asked for.
+
+    Attributes:
+        workers: (fewest, most) worker processes.
+        cpus: CPU cores per worker.
+        gpus: GPUs per worker.
+        memory: bytes per worker, 0 when not reserved.
+    """
+
+    workers: tuple[int, int]
+    cpus: int
+    gpus: float
+    memory: int
+
+    @property
+    def device(self) -> str:
+        """``"cuda"`` when the worker has a GPU that torch can use, else ``"cpu"``."""
+        return "cuda" if self.gpus > 0 else "cpu"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connection to Ray.
+
+    Attributes:
+        embedded: whether this process started Ray for itself.
+        nodes: ids of the nodes that are alive.
+        totals: the cluster's resources by name.
+    """
+
+    embedded: bool
+    nodes: tuple[str, ...]
+    totals: dict[str, float]
+
+    def resources(self, config: JobConfig, units: int) -> Resources:
+        """How ``config`` spreads over this cluster for ``units`` independent pieces of work.
+
+        Raises:
+            ClusterError: no node offers what one worker asks for.
+        """
+        memory = parse_bytes(config.memory_per_worker) if config.memory_per_worker else 0
+        need = {"CPU": float(config.cpus_per_worker), "GPU": config.gpus_per_worker, "memory": float(memory)}
+        self._refuse_impossible({name: amount for name, amount in need.items() if amount})
+        if config.workers == "auto":
+            room = min(int(self.totals.get(name, 0) // amount) for name, amount in need.items() if amount)
+            filled = max(1, min(room, units))
+            workers = (filled, filled)
+        else:
+            fewest, most = worker_range(config.workers)
+            workers = (min(fewest, max(units, 1)), min(most, max(units, 1)))
+        return Resources(workers, config.cpus_per_worker, config.gpus_per_worker, memory)
+
+    def _refuse_impossible(self, need: dict[str, float]) -> None:
+        import ray
+
+        best = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(all(node.get(name, 0.0) >= amount for name, amount in need.items()) for node in best):
+            return
+        for name, amount in need.items():
+            most = max((node.get(name, 0.0) for node in best), default=0.0)
+            if most < amount:
+                option = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker", "memory": "memory_per_worker"}[name]
+                raise ClusterError(
+                    option,
+                    f"got {amount:g}",
+                    f"the largest node of this cluster offers {most:g} {name}",
+                    f"lower --{option.replace('_', '-')} or add a node that has it",
+                )
+        raise ClusterError("workers", f"need {need} on one node", "no node offers all of it", "ask for less")
+
+
+@contextmanager
+def connect(config: JobConfig) -> Iterator[Session]:
+    """Connect to ``--address``, to ``$RAY_ADDRESS`` (inside a Ray job), or start a local Ray.
+
+    A local Ray takes all CPU cores of the machine, has no dashboard, and ends with the block. A
+    connection that already exists in this process is used as it is and left open.
+
+    Raises:
+        ClusterError: the cluster cannot be reached or refuses us.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield _session(embedded=address == "local")
+        return
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _native_log():
+        _init(address)
+        try:
+            yield _session(embedded=address == "local")
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _native_log() -> Iterator[None]:
+    """Ray's C++ layer writes remarks to file descriptor 2 that no setting silences entirely.
+
+    Meanwhile the descriptor leads to a file; Python's own ``sys.stderr`` keeps its place.
+    """
+    if os.environ.get("DISTVAE_NATIVE_LOG"):
+        yield
+        return
+    kept, python_stderr = os.dup(2), sys.stderr
+    with tempfile.TemporaryFile() as sink, os.fdopen(kept, "w", buffering=1) as stream:
+        sys.stderr.flush()
+        os.dup2(sink.fileno(), 2)
+        if python_stderr is sys.__stderr__:
+            sys.stderr = stream
+        try:
+            yield
+        finally:
+            stream.flush()
+            os.dup2(kept, 2)
+            sys.stderr = python_stderr
+
+
+def _init(address: str) -> None:
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        _ensure_private_token()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
+        return
+    _refuse_unreachable(address)
+    try:
+        ray.init(address=address, runtime_env={"py_modules": [_package()]}, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise ClusterError(
+            f"--address {address}",
+            f"cannot join the cluster ({text})",
+            "Ray and Python versions must be the cluster's, and its token must be known here",
+            "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token",
+        ) from None
+
+
+def _ensure_private_token() -> None:
+    """A local Ray makes a token that everybody can read unless there is one: make it first."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(handle, "w") as stream:
+        stream.write(secrets.token_hex(32))
+
+
+def _package() -> str:
+    """The folder of this package: workers of a cluster run the driver's own version of it."""
+    return str(Path(__file__).resolve().parents[1])
+
+
+def _refuse_unreachable(address: str) -> None:
+    """A wrong address is told in seconds; Ray itself would wait for minutes."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        raise ClusterError(
+            "--address",
+            f"got {address}",
+            "must be HOST:PORT of the cluster's head, such as 10.0.0.1:6379",
+            "a dashboard's http:// address belongs to ray job submit",
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            "--address", f"got {address}", f"nothing answers there ({error.strerror or error})", "check host and port"
+        ) from None
+
+
+def _session(embedded: bool) -> Session:
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    totals: dict[str, float] = ray.cluster_resources()
+    return Session(embedded, tuple(node["NodeID"] for node in alive), totals)

@@ -1,0 +1,183 @@
+"""What each command does once its configuration stands: run or plan it, then show the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from distvae.config import (
+    Config,
+    EmbedConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    QuickstartConfig,
+    ReportConfig,
+    StatusConfig,
+    TrainConfig,
+    VerifyConfig,
+)
+from distvae.console import Console, human_bytes, human_seconds
+
+__all__ = ["execute"]
+
+Result = dict[str, Any]
+
+
+def execute(name: str, config: Config, *, dry_run: bool, as_json: bool, quiet: bool) -> int:
+    """Run command ``name`` and print its result; returns the exit code 0.
+
+    Raises:
+        DistvaeError: anything that has a contract exit code.
+    """
+    console = Console(quiet)
+    result = plan(name, config) if dry_run else _RUN[name](config, console)
+    if as_json:
+        print(json.dumps(result), flush=True)
+    elif name == "evaluate" or dry_run:
+        print(json.dumps(result, indent=2), flush=True)
+    elif not quiet:
+        _print_summary(name, result)
+    return 0
+
+
+def plan(name: str, config: Config) -> Result:
+    """The resolved options and what would be done, without doing it.
+
+    Raises:
+        DistvaeError: whatever would be wrong before the work starts.
+    """
+    resolved = config.model_dump(mode="json")
+    planned = _PLAN[name](config) if name in _PLAN else {}
+    return {"command": name, "config": resolved, "plan": planned}
+
+
+def _train(config: Config, console: Console) -> Result:
+    from distvae.cluster.train import train
+
+    return train(cast(TrainConfig, config), console)
+
+
+def _embed(config: Config, console: Console) -> Result:
+    from distvae.cluster.embed import embed
+
+    return embed(cast(EmbedConfig, config), console)
+
+
+def _generate(config: Config, console: Console) -> Result:
+    from distvae.cluster.generate import generate
+
+    return generate(cast(GenerateConfig, config), console)
+
+
+def _evaluate(config: Config, console: Console) -> Result:
+    from distvae.cluster.evaluate import evaluate
+
+    return evaluate(cast(EvaluateConfig, config), console)
+
+
+def _report(config: Config, console: Console) -> Result:
+    from distvae.reporting import write_report
+
+    return write_report(cast(ReportConfig, config), console)
+
+
+def _verify(config: Config, console: Console) -> Result:
+    from distvae.data.storage import locate
+    from distvae.data.verify import verify
+
+    del console
+    directory = cast(VerifyConfig, config).directory
+    return {"directory": directory, "verified": True, **dataclasses.asdict(verify(locate(directory)))}
+
+
+def _status(config: Config, console: Console) -> Result:
+    from distvae.data.status import summarise
+    from distvae.data.storage import locate
+
+    del console
+    directory = cast(StatusConfig, config).directory
+    return {"directory": directory, **dataclasses.asdict(summarise(locate(directory)))}
+
+
+def _quickstart(config: Config, console: Console) -> Result:
+    from distvae.quickstart import quickstart
+
+    return quickstart(cast(QuickstartConfig, config), console)
+
+
+def _plan_train(config: Config) -> Result:
+    from distvae.cluster.train import train_plan
+
+    planned = train_plan(cast(TrainConfig, config))
+    columns = {feature.name: f"{feature.role} ({feature.width})" for feature in planned.features}
+    memory = sum(f.width * max(f.element.itemsize, 1) for f in planned.features) * planned.data.rows
+    return {**planned.data.describe(), "columns": columns, "bytes_in_memory_at_most": memory}
+
+
+def _plan_embed(config: Config) -> Result:
+    from distvae.cluster.embed import embed_job
+
+    job = embed_job(cast(EmbedConfig, config))
+    return {**_described(job.fragments), "files": len(job.arguments["files"]), "columns": job.arguments["schema"].names}
+
+
+def _plan_generate(config: Config) -> Result:
+    from distvae.cluster.generate import generate_job
+
+    job = generate_job(cast(GenerateConfig, config))
+    return {**_described(job.fragments), "columns": job.arguments["schema"].names}
+
+
+def _plan_evaluate(config: Config) -> Result:
+    from distvae.cluster.evaluate import evaluate_plan
+
+    return dict(evaluate_plan(cast(EvaluateConfig, config))[1].describe())
+
+
+def _described(fragments: Any) -> Result:
+    return {"fragments": len(fragments), "rows": sum(fragment.rows for fragment in fragments)}
+
+
+_RUN: Mapping[str, Callable[[Config, Console], Result]] = {
+    "train": _train,
+    "embed": _embed,
+    "generate": _generate,
+    "evaluate": _evaluate,
+    "report": _report,
+    "verify": _verify,
+    "status": _status,
+    "quickstart": _quickstart,
+}
+_PLAN: Mapping[str, Callable[[Config], Result]] = {
+    "train": _plan_train,
+    "embed": _plan_embed,
+    "generate": _plan_generate,
+    "evaluate": _plan_evaluate,
+}
+
+
+def _print_summary(name: str, result: Result) -> None:
+    """The closing summary on standard output, as aligned lines."""
+    flat = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
+    for key in ("metrics",):
+        flat |= {k: v for k, v in result.get(key, {}).items() if not isinstance(v, dict | list)}
+    width = max((len(key) for key in flat), default=0)
+    print(f"{name}: done")
+    for key, value in flat.items():
+        print(f"  {key.replace('_', ' '):<{width}}  {_shown(key, value)}")
+    sys.stdout.flush()
+
+
+def _shown(key: str, value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int | float) and "seconds" in key:
+        return human_seconds(float(value))
+    if isinstance(value, int) and key == "bytes":
+        return human_bytes(value)
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,130 @@
+"""The input of a run: its files, their row groups and their common schema, from footers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+
+from distvae.data.expand import THREADS, Candidate, expand
+from distvae.data.footers import RowGroup, read_footer
+from distvae.data.schemas import merge_schemas, partition_of, with_partitions
+from distvae.data.storage import Location
+
+__all__ = ["InputFile", "Inputs", "RowGroup", "scan"]
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One Parquet file of the input; can be pickled and sent to a worker.
+
+    Attributes:
+        location: where it is.
+        relative: its path below DATA, with forward slashes; the same wherever DATA is mounted.
+        size: bytes.
+        footer_sha256: hash of its raw footer.
+        modified_ns: time of last modification, nanoseconds since 1970, where known.
+        row_groups: sizes of its row groups, in order.
+        partition: Hive partition columns of its path: (name, text of the value).
+        schema: the common schema of all files of the input, partition columns included.
+        etag: the object store's own tag of the content, where it has one.
+    """
+
+    location: Location
+    relative: str
+    size: int
+    footer_sha256: str
+    modified_ns: int | None
+    row_groups: tuple[RowGroup, ...]
+    partition: tuple[tuple[str, str], ...]
+    schema: pa.Schema
+    etag: str | None = None
+
+    @cached_property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(group.rows for group in self.row_groups)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All files of the input, sorted by ``relative``.
+
+    Attributes:
+        files: the files.
+        schema: their common schema: the first file's columns, then the Hive partition columns.
+    """
+
+    files: tuple[InputFile, ...]
+    schema: pa.Schema
+
+    @cached_property
+    def rows(self) -> int:
+        """Number of rows in all files."""
+        return sum(file.rows for file in self.files)
+
+
+def scan(data: Sequence[str]) -> Inputs:
+    """Return the input that DATA names; reads footers only, many at a time.
+
+    Directories, globs, ``@list.txt`` and names are as in ``expand``. ``key=value`` directories in
+    a file's relative path are columns unless the files hold a column of that name: int32 when
+    every value is such a number, else string.
+
+    Raises:
+        UsageError: no DATA, or on different kinds of storage.
+        StorageError: missing, forbidden or unreachable.
+        DataError: a file that is not Parquet, truncated, encrypted or damaged, that holds pickled
+            objects, or whose columns are not those of the first file.
+    """
+    candidates = expand(data)
+    with ThreadPoolExecutor(min(THREADS, len(candidates))) as pool:
+        scanned = list(pool.map(_scan_one, candidates))
+    names = [candidate.location.uri for candidate in candidates]
+    stored = scanned[0].schema
+    for one, name in zip(scanned, names, strict=True):
+        stored = merge_schemas(stored, one.schema, names[0], name)
+    columns = frozenset(stored.names)
+    partitions = [partition_of(candidate.relative, columns) for candidate in candidates]
+    schema = with_partitions(stored, partitions, names)
+    files = tuple(
+        _input_file(candidate, one, partition, schema)
+        for candidate, one, partition in zip(candidates, scanned, partitions, strict=True)
+    )
+    return Inputs(files, schema)
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """The parts of a footer that stay."""
+
+    schema: pa.Schema
+    size: int
+    sha256: str
+    etag: str | None
+    row_groups: tuple[RowGroup, ...]
+
+
+def _scan_one(candidate: Candidate) -> _Scanned:
+    footer = read_footer(candidate.location)
+    schema = footer.schema(candidate.location)
+    return _Scanned(schema, footer.size, footer.sha256, footer.etag, footer.row_groups())
+
+
+def _input_file(
+    candidate: Candidate, one: _Scanned, partition: tuple[tuple[str, str], ...], schema: pa.Schema
+) -> InputFile:
+    return InputFile(
+        candidate.location,
+        candidate.relative,
+        one.size,
+        one.sha256,
+        candidate.modified_ns,
+        one.row_groups,
+        partition,
+        schema,
+        one.etag,
+    )

@@ -1,0 +1,99 @@
+"""What a job is going to do, known before anything starts: files, fragments, rows, features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distvae.data.fragments import Fragment, plan_input
+from distvae.data.inputs import Inputs, scan
+from distvae.data.reading import read_fragment
+from distvae.data.roles import Feature, infer_features, peek_widths, require_known, total_width
+from distvae.data.where import parse_where
+from distvae.errors import DataError
+
+__all__ = ["DataPlan", "expand_names", "plan_data", "plan_features"]
+
+_PEEK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """The input and how it is cut.
+
+    Attributes:
+        inputs: files with their footers, and the common schema.
+        fragments: contiguous stretches of rows, in order.
+    """
+
+    inputs: Inputs
+    fragments: tuple[Fragment, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the input."""
+        return self.inputs.rows
+
+    @property
+    def bytes(self) -> int:
+        """Uncompressed bytes of the input's row groups."""
+        return sum(g.uncompressed_bytes for f in self.inputs.files for g in f.row_groups)
+
+    def describe(self) -> dict[str, int]:
+        """Figures for ``--dry-run``."""
+        return {
+            "files": len(self.inputs.files),
+            "fragments": len(self.fragments),
+            "rows": self.rows,
+            "uncompressed_bytes": self.bytes,
+        }
+
+
+def plan_data(data: Sequence[str], rows_per_fragment: int, where: str | None = None) -> DataPlan:
+    """Read the footers of ``data`` and cut it into fragments.
+
+    Raises:
+        StorageError: a path that is missing or cannot be read.
+        DataError: not Parquet, schemas that differ, or no rows at all.
+        UsageError: ``where`` does not fit the columns.
+    """
+    inputs = scan(data)
+    if inputs.rows == 0:
+        raise DataError(", ".join(data[:3]), "holds no rows", "at least one row is needed")
+    if where is not None:
+        parse_where(where, inputs.schema)
+    return DataPlan(inputs, plan_input(inputs, rows_per_fragment))
+
+
+def expand_names(option: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Column names as given, where ``a,b`` stands for two unless a column is called so.
+
+    Raises:
+        UsageError: a name that is no column.
+    """
+    parts = [part for name in names for part in ([name] if name in known else name.split(","))]
+    stripped = [part if part in known else part.strip() for part in parts]
+    require_known(option, stripped, known)
+    return tuple(dict.fromkeys(stripped))
+
+
+def plan_features(
+    plan: DataPlan, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[Feature, ...]:
+    """The features of the input; the first rows tell the widths of variable lists.
+
+    Raises:
+        UsageError: an unknown column.
+        DataError: a column that is no feature, or whose width cannot be told.
+    """
+    schema = plan.inputs.schema
+    included = expand_names("include", include, schema.names)
+    excluded = expand_names("exclude", exclude, schema.names)
+    features = infer_features(schema, included, excluded)
+    unknown = [feature.name for feature in features if feature.width == 0]
+    if unknown:
+        first = next(read_fragment(plan.inputs.files, plan.fragments[0], unknown, _PEEK_ROWS))
+        widths = peek_widths(first, first.schema)
+        features = infer_features(schema, included, excluded, widths)
+    total_width(features)
+    return features
