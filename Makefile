@@ -58,10 +58,13 @@ $(VENV)/.made:
 $(VENV)/constraints.txt: constraints.txt $(VENV)/.made
 	@{ grep -v '^torch==' constraints.txt; echo '$(TORCH)'; } > $@
 
+# Editable, so that both stamps serve the same checkout; --quiet, because pip says 100 lines otherwise.
 $(VENV)/.installed: $(VENV)/constraints.txt pyproject.toml
+	@echo "installing the pinned set into $(VENV): minutes, and 2.7 GB if torch's CUDA build is not here yet"
 	$(PIP_INSTALL) '$(TORCH)' --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/constraints.txt pyproject.toml
+	@echo "installing the pinned set into $(VENV): minutes, and 2.7 GB if torch's CUDA build is not here yet"
 	$(PIP_INSTALL) '$(TORCH)' --editable '.[dev]'
-	@touch $@
+	@touch $@ $(VENV)/.installed

@@ -63,7 +63,7 @@ def _importers(module: str) -> set[str]:
 
 
 def _python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs ``code`` in a fresh interpreter in ``folder``/cwd, its home ``folder``/home, both empty."""
+    """Runs ``code`` in a fresh interpreter whose directory and home are empty."""
     cwd, home, cache = folder / "cwd", folder / "home", folder / "cache"
     for place in (cwd, home, cache):
         place.mkdir()
@@ -98,7 +98,9 @@ def test_the_walk_finds_the_package() -> None:
     assert len(_importers("numpy")) > 5
 
 
-@pytest.mark.parametrize("text", ["from . import cli", "from .cli import main", "import distvae.cli"])
+@pytest.mark.parametrize(
+    "text", ["from . import cli", "from .cli import main", "import distvae.cli"]
+)
 def test_every_spelling_of_an_import_counts(tmp_path: Path, text: str) -> None:
     path = tmp_path / "module.py"
     path.write_text(text, encoding="utf-8")
@@ -107,7 +109,9 @@ def test_every_spelling_of_an_import_counts(tmp_path: Path, text: str) -> None:
 
 def test_an_import_two_levels_up_counts(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
-    path.write_text("from ..model import vae\nimportlib.import_module('ray.data')", encoding="utf-8")
+    path.write_text(
+        "from ..model import vae\nimportlib.import_module('ray.data')", encoding="utf-8"
+    )
     assert list(_imported("distvae.data.module", path)) == ["distvae.model.vae", "ray.data"]
 
 
@@ -137,6 +141,7 @@ def test_jobs_are_never_imported() -> None:
     assert _importers("jobs") == set()
 
 
+@pytest.mark.ray
 def test_importing_every_module_writes_nothing_and_says_nothing(tmp_path: Path) -> None:
     # A chmod does not stop root: what counts is that the folders are empty afterwards.
     names = sorted(_modules())

@@ -20,7 +20,7 @@ from distvae.data.fragments import Fragment
 from distvae.data.inputs import InputFile
 from distvae.data.manifest import MODEL_KEY, VERSION_KEY, Receipt
 from distvae.data.parts import PartWriter
-from distvae.data.reading import fragment_sources, source_columns
+from distvae.data.reading import source_columns
 from distvae.data.selection import Batch, read_batches
 from distvae.data.storage import Location
 from distvae.engine import engine_class
@@ -185,9 +185,9 @@ class _EmbedWorker:
                     rows_in += len(batch.rows)
                     skipped += batch.skipped
                     put(self._tables(fragment, batch, encoded))
-            sources = json.dumps(fragment_sources(self.files, fragment))
+            sources = [[self.files[p.file].relative, p.first_row, p.rows] for p in fragment.pieces]
             summary = {"rows_filtered": float(skipped)} if self.options.where else {}
-            return writer.commit(rows_in, sources, summary)
+            return writer.commit(rows_in, json.dumps(sources), summary)
 
     def _encoded(self, fragment: Fragment) -> Iterator[tuple[Batch, Encoded]]:
         batches = read_batches(

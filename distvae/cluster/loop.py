@@ -293,12 +293,12 @@ class _Trainer:
                 self.best = self.flat.values.detach().clone()
         else:
             position.stale += 1
-        position.epoch, position.window, position.step = position.epoch + 1, 0, 0
-        position.seconds += position.epoch_seconds
-        position.epoch_seconds, position.sums = 0.0, [0.0] * _FIGURES
         if self.world.rank == 0:
             self._tell(row["train_loss"])
             self.report({"kind": "epoch", **row})
+        position.epoch, position.window, position.step = position.epoch + 1, 0, 0
+        position.seconds += position.epoch_seconds
+        position.epoch_seconds, position.sums = 0.0, [0.0] * _FIGURES
         self._save_if_due()
 
     def _save_if_due(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -94,6 +95,7 @@ def _lost(error: BaseException) -> ClusterError:
 def _quiet_context() -> None:
     from ray.data import DataContext
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing it has set it to INFO
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

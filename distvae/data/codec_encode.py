@@ -122,13 +122,15 @@ def _raw_floats(
 ) -> tuple[Numbers, Bools | None]:
     """float16 and float32 as they are; one look at the range tells that nothing is to be done."""
     x, valid = value.values, value.valid
+    largest = float(np.finfo(np.float32).max)
     low, high = (column.scale * bound for bound in _bounds(column))
     if valid is None and _within(x, low + column.shift.max(), high + column.shift.min()):
         return x, None
     observed = ~np.isnan(x) if valid is None else valid & ~np.isnan(x)
     with np.errstate(over="ignore", invalid="ignore"):
         distance = x.astype(np.float32) - column.shift.astype(np.float32)
-    outside = observed & ~((distance >= low) & (distance <= high))
+    within = (distance >= max(low, -largest)) & (distance <= min(high, largest))
+    outside = observed & ~within
     if outside.any():
         _reject(column, outside, np.isinf(x) & observed, rejections)
     filled = np.where(observed, x, column.shift.astype(x.dtype))

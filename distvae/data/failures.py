@@ -18,8 +18,11 @@ _REMOTE_MARKS = re.compile(r"AWS Error|curlCode|google::cloud|GCS|Azure|HDFS|HTT
 _CAUSES: tuple[tuple[str, str, str], ...] = (
     (r"libjvm|libhdfs", "HDFS needs Java on this machine", "set JAVA_HOME and HADOOP_HOME"),
     (
-        r"SIGNATURE|INVALID_ACCESS_KEY|InvalidAccessKeyId|INVALID_CLIENT_TOKEN|UNRECOGNIZED_CLIENT"
-        r"|No credentials|MISSING_AUTHENTICATION|EXPIRED_TOKEN|UNAUTHENTICATED|HTTP status 401",
+        (
+            r"SIGNATURE|INVALID_ACCESS_KEY|InvalidAccessKeyId|INVALID_CLIENT_TOKEN"
+            r"|UNRECOGNIZED_CLIENT|No credentials|MISSING_AUTHENTICATION|EXPIRED_TOKEN"
+            r"|UNAUTHENTICATED|HTTP status 401"
+        ),
         "the credentials were not accepted",
         "set the credentials of this storage (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3)",
     ),
@@ -34,8 +37,10 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "create it first, or check its name and AWS_ENDPOINT_URL",
     ),
     (
-        r"NETWORK_CONNECTION|REQUEST_TIMEOUT|curlCode|resolve host|[Cc]onnection|timed out"
-        r"|UNAVAILABLE|SLOW_DOWN|SERVICE_UNAVAILABLE",
+        (
+            r"NETWORK_CONNECTION|REQUEST_TIMEOUT|curlCode|resolve host|[Cc]onnection|timed out"
+            r"|UNAVAILABLE|SLOW_DOWN|SERVICE_UNAVAILABLE"
+        ),
         "the storage cannot be reached",
         "check the network, the host name and AWS_ENDPOINT_URL",
     ),

@@ -66,8 +66,8 @@ class Footer:
             for group, size in zip(groups, sizes, strict=True)
         )
 
-    def schema(self, location: Location) -> pa.Schema:
-        """Return the Arrow schema without metadata.
+    def schema(self, location: Location, known: pa.Schema | None = None) -> pa.Schema:
+        """Return the Arrow schema without metadata; ``known`` itself when it is the same.
 
         Raises:
             DataError: a column's type is one that Arrow cannot read, or two columns have one name.
@@ -76,6 +76,8 @@ class Footer:
             schema = self.metadata.schema.to_arrow_schema()
         except (pa.ArrowException, OSError) as error:
             raise DataError(location.uri, first_line(error), remedy="write it again") from error
+        if known is not None and schema.equals(known):
+            return known
         twice = [name for name, times in Counter(schema.names).items() if times > 1]
         if twice:
             rule = f"names of columns must differ, in {location.uri} too"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import pyarrow as pa
 
@@ -81,10 +81,12 @@ def scan(data: Sequence[str]) -> Inputs:
             objects, or whose columns are not those of the first file.
     """
     candidates = expand(data)
+    first = _scan_one(candidates[0])
     with ThreadPoolExecutor(min(THREADS, len(candidates))) as pool:
-        scanned = list(pool.map(_scan_one, candidates))
+        others = pool.map(partial(_scan_one, known=first.schema), candidates[1:])
+        scanned = [first, *others]
     names = [candidate.location.uri for candidate in candidates]
-    stored = scanned[0].schema
+    stored = first.schema
     for one, name in zip(scanned, names, strict=True):
         stored = merge_schemas(stored, one.schema, names[0], name)
     columns = frozenset(stored.names)
@@ -108,9 +110,9 @@ class _Scanned:
     row_groups: tuple[RowGroup, ...]
 
 
-def _scan_one(candidate: Candidate) -> _Scanned:
+def _scan_one(candidate: Candidate, known: pa.Schema | None = None) -> _Scanned:
     footer = read_footer(candidate.location)
-    schema = footer.schema(candidate.location)
+    schema = footer.schema(candidate.location, known)
     return _Scanned(schema, footer.size, footer.sha256, footer.etag, footer.row_groups())
 
 

@@ -7,8 +7,8 @@ import errno
 import os
 import secrets
 import shutil
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.fs as pafs
 
@@ -111,16 +111,5 @@ def _unbroken(action: Callable[[], None]) -> None:
     A remote stream that an exception leaves half-way publishes what it has: pyarrow closes it when
     it is collected, and it has no way to abort.
     """
-    failures: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            action()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=guarded)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(action).result()

@@ -20,7 +20,7 @@ __all__ = ["Schedule", "held_out", "mix", "positions", "schedule", "shard", "win
 Words = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
-_STREAM_HELD_OUT, _STREAM_WINDOWS, _STREAM_ROUNDS = 1, 2, 3
+_STREAM_HELD_OUT, _STREAM_WINDOWS = 1, 2
 _ROUNDS = 4
 _ROWS_PER_SLICE = 1 << 15  # 256 KiB of uint64: the rounds stay in the cache
 _LARGEST_WINDOW = 1 << 60
@@ -121,7 +121,7 @@ def positions(rows: Rows, n: int, key: int) -> Rows:
         raise ValueError(f"rows must lie in [0, {n}), and n in [0, 2**60]")
     a = _root(n)
     b = -(-n // a)
-    keys = [np.uint64(mix(key, _STREAM_ROUNDS, i)) for i in range(2 * _ROUNDS)]
+    keys = _hash(np.arange(2 * _ROUNDS, dtype=np.uint64), key)
     result = np.empty(given.shape, np.int64)
     for start in range(0, len(given), _ROWS_PER_SLICE):
         part = slice(start, start + _ROWS_PER_SLICE)
@@ -190,7 +190,7 @@ def _root(n: int) -> int:
     return max(1, floor)
 
 
-def _network(value: Words, a: int, b: int, keys: Sequence[np.uint64]) -> Words:
+def _network(value: Words, a: int, b: int, keys: Words) -> Words:
     """One pass over the domain [0, a b): value = left + a right, both halves added to in turn."""
     right = value // np.uint64(a)
     left = value - right * np.uint64(a)

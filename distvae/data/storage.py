@@ -150,7 +150,7 @@ def kind(location: Location) -> Literal["file", "directory", "absent"]:
 
 
 def exists(location: Location) -> bool:
-    """Return whether a file or directory is there. Raises StorageError like ``kind``."""
+    """Return whether something is there; raises StorageError like ``kind``."""
     return kind(location) != "absent"
 
 
@@ -186,11 +186,7 @@ def delete_file(location: Location) -> None:
 
 
 def delete_tree(location: Location) -> None:
-    """Delete a directory and all below it; one that is absent already is no error.
-
-    Raises:
-        StorageError: forbidden or unreachable.
-    """
+    """Delete a directory and all below it, if it is there; raises StorageError like ``kind``."""
     with storage_errors(location):
         if kind(location) == "directory":
             location.fs.delete_dir(location.path)
@@ -225,9 +221,8 @@ def write_bytes(location: Location, data: bytes) -> None:
 def publish(local_file: str, location: Location) -> None:
     """Move a finished local file to its final place, durably, and whole or not at all.
 
-    On the same disk this is ``fsync`` and ``rename``; from another disk a copy beside the target
-    comes first; to an object store the file is uploaded, its size there compared, and the local
-    file then deleted. Missing parent directories are made.
+    On one disk by ``fsync`` and ``rename``; from another disk through a copy beside the target; to
+    an object store by upload and a comparison of sizes. Missing parent directories are made.
 
     Raises:
         StorageError: forbidden, unreachable or full, or the upload arrived short.
@@ -248,10 +243,7 @@ def publish(local_file: str, location: Location) -> None:
 
 @contextlib.contextmanager
 def storage_errors(location: Location) -> Iterator[None]:
-    """Turn the OSError family of the file systems into one-line StorageErrors inside a ``with``.
-
-    Errors of the package's own family pass unchanged.
-    """
+    """Turn errors of the file systems into one-line StorageErrors inside a ``with``."""
     with translated(location.uri):
         yield
 

@@ -212,20 +212,25 @@ def _literal(node: ast.expr, field: pa.Field) -> pa.Scalar:
 
 
 def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if pa.types.is_boolean(kind):
-        return pa.scalar(value) if isinstance(value, bool) else None
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pa.scalar(value, kind) if isinstance(value, str) else None
+    """Return a literal as a scalar to compare with columns of a type; None where none fits."""
+    if isinstance(value, bool) or pa.types.is_boolean(kind):
+        fits = isinstance(value, bool) and pa.types.is_boolean(kind)
+        return pa.scalar(value) if fits else None
+    if isinstance(value, str):
+        if pa.types.is_temporal(kind):
+            return pa.scalar(value).cast(kind)
+        texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        return pa.scalar(value, kind) if texts else None
+    return _number(value, kind) if isinstance(value, int | float) else None
+
+
+def _number(value: float, kind: pa.DataType) -> pa.Scalar | None:
     if pa.types.is_floating(kind):
-        return pa.scalar(float(value), kind) if number else None
-    if pa.types.is_temporal(kind):
-        return pa.scalar(value).cast(kind) if isinstance(value, str) else None
-    if pa.types.is_uint64(kind) and isinstance(value, int) and number and value >= 0:
+        return pa.scalar(float(value), kind)
+    if pa.types.is_uint64(kind) and isinstance(value, int) and value >= 0:
         return pa.scalar(value, kind)
-    if pa.types.is_integer(kind) or pa.types.is_decimal(kind):
-        return pa.scalar(value) if number else None
-    return None
+    exact = pa.types.is_integer(kind) or pa.types.is_decimal(kind)
+    return pa.scalar(value) if exact else None
 
 
 def _shown(node: ast.expr) -> str:

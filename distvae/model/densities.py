@@ -14,6 +14,7 @@ from torch import Tensor
 
 __all__ = [
     "binarize",
+    "clipped_mean",
     "gaussian_log_prob",
     "log_interval_mass",
     "log_normal_cdf",
@@ -36,12 +37,14 @@ class _LogNormalCdf(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.special.log_ndtr(x)
+        result: Tensor = torch.special.log_ndtr(x)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return gradients[0] * (_SQRT_TWO_OVER_PI / torch.special.erfcx(x * -_SQRT_HALF))
+        x: Tensor = ctx.saved_tensors[0]
+        slope: Tensor = _SQRT_TWO_OVER_PI / torch.special.erfcx(x * -_SQRT_HALF)
+        return gradients[0] * slope
 
 
 def log_normal_cdf(x: Tensor) -> Tensor:
@@ -76,6 +79,21 @@ def log_interval_mass(center: Tensor, half_width: Tensor) -> Tensor:
     # The gap is at least 0.39 here; below that it is rounding, far out where only `upper` counts.
     gap = (upper - log_normal_cdf(c - h)).clamp(min=0.3)
     return torch.where(narrow, taylor, upper + torch.log(-torch.expm1(-gap)))
+
+
+def clipped_mean(mean: Tensor, sigma: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return E[min(max(X, low), high)] for X ~ N(mean, sigma^2), low < high.
+
+    With g(t) = phi(t) + t Phi(t), the integral of Phi, ``low + sigma (g((mean - low) / sigma) -
+    g((mean - high) / sigma))``, since E max(X - c, 0) = sigma g((mean - c) / sigma).
+    """
+
+    def g(t: Tensor) -> Tensor:
+        density = torch.exp(-0.5 * t.square() - _HALF_LOG_TWO_PI)
+        return density + t * torch.special.ndtr(t)
+
+    expected = low + sigma * (g((mean - low) / sigma) - g((mean - high) / sigma))
+    return torch.minimum(torch.maximum(expected, low), high)
 
 
 def unit_bin_log_mass(

@@ -50,6 +50,9 @@ HISTORY = "history.parquet"
 METRICS = "metrics.json"
 README = "README.md"
 
+_LISTED = (CODEC, WEIGHTS, HISTORY, METRICS, README)
+_CORE = ("format", "architecture", "training")
+
 _PCA_NAMES = ("pca.mean", "pca.mean_rest", "pca.components", "pca.variances", "pca.total_variance")
 
 
@@ -93,11 +96,7 @@ def pack(files: ModelFiles) -> dict[str, bytes]:
         "architecture": files.architecture.to_json(),
         "training": dict(files.training),
     }
-    listed = {n: {"sha256": sha256(data), "bytes": len(data)} for n, data in content.items()}
-    identity = model_id(core, content[CODEC], content[WEIGHTS])
-    kind = files.architecture.kind
-    config = {"kind": kind, "model_id": identity, **core, "files": listed}
-    return {**content, CONFIG: _json_bytes(config)}
+    return {**content, CONFIG: _json_bytes(_config(core, content))}
 
 
 def unpack(content: Mapping[str, bytes], where: str) -> ModelFiles:
@@ -153,7 +152,7 @@ def model_id(core: Mapping[str, Any], codec: bytes, weights: bytes) -> str:
         codec: bytes of ``codec.json``.
         weights: bytes of ``model.safetensors``.
     """
-    core = {name: core[name] for name in ("format", "architecture", "training")}
+    core = {name: core[name] for name in _CORE}
     return sha256("\n".join([sha256(_json_bytes(core)), sha256(codec), sha256(weights)]).encode())
 
 
@@ -195,8 +194,18 @@ def parse_tensors(data: bytes, where: str, name: str) -> dict[str, Tensor]:
     return tensors
 
 
+def _config(core: Mapping[str, Any], content: Mapping[str, bytes]) -> dict[str, Any]:
+    listed = {n: {"sha256": sha256(content[n]), "bytes": len(content[n])} for n in _LISTED}
+    return {
+        "kind": core["architecture"]["kind"],
+        "model_id": model_id(core, content[CODEC], content[WEIGHTS]),
+        **{name: core[name] for name in _CORE},
+        "files": listed,
+    }
+
+
 def _check_hashes(config: Mapping[str, Any], content: Mapping[str, bytes], where: str) -> None:
-    for name in (CODEC, WEIGHTS, HISTORY, METRICS, README):
+    for name in _LISTED:
         try:
             expected = config["files"][name]["sha256"]
         except (KeyError, TypeError) as error:
@@ -208,12 +217,15 @@ def _check_hashes(config: Mapping[str, Any], content: Mapping[str, bytes], where
             rule = f"{CONFIG} says {str(expected)[:12]}"
             raise damaged(where, name, f"has SHA-256 {found[:12]}", rule)
     try:
-        identity = model_id(config, content[CODEC], content[WEIGHTS])
-    except KeyError as error:
-        raise damaged(where, CONFIG, f"has no {error}") from error
-    if identity != config.get("model_id"):
+        whole = _config(config, content)
+    except (KeyError, TypeError) as error:
+        raise damaged(where, CONFIG, f"is incomplete ({error})") from error
+    if config.get("model_id") != whole["model_id"]:
         found = f"has model id {str(config.get('model_id'))[:12]}"
-        raise damaged(where, CONFIG, found, f"its content gives {identity[:12]}")
+        raise damaged(where, CONFIG, found, f"its content gives {whole['model_id'][:12]}")
+    if config != whole:
+        names = sorted(n for n in {**config, **whole} if config.get(n) != whole.get(n))
+        raise damaged(where, CONFIG, f"does not fit its content in {', '.join(names)}")
 
 
 def _check_state(files: ModelFiles, where: str) -> None:

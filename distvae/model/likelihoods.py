@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from distvae.errors import DataError, UsageError
 from distvae.model.architecture import FeatureSpec, element_values
-from distvae.model.densities import binarize, gaussian_log_prob, unit_bin_log_mass
+from distvae.model.densities import binarize, clipped_mean, gaussian_log_prob, unit_bin_log_mass
 from distvae.model.posteriors import bounded_log_sigma
 
 __all__ = [
@@ -151,8 +151,13 @@ class Gaussian(Head):
         return gaussian_log_prob(y, location, log_sigma) - torch.log(self.scale)
 
     def mean(self, params: Tensor) -> Tensor:
-        """Return the mean."""
-        return self.location_and_log_sigma(params)[0]
+        """Return E[y]; where discrete, of the Gaussian with its tails moved to the edges."""
+        location, log_sigma = self.location_and_log_sigma(params)
+        if not self.discrete:
+            return location
+        low = -self.shift / self.scale
+        high = (_HIGHEST_BYTE - self.shift) / self.scale
+        return clipped_mean(location, log_sigma.exp(), low, high)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         """Return mean + sigma * noise; rounding and clipping are the codec's."""

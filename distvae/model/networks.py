@@ -84,7 +84,7 @@ class MLP(nn.Module):
 
 
 def _linear(fan_in: int, fan_out: int, std: float, seed: int | None, name: str) -> nn.Linear:
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
     if seed is None:
         return layer
     weight = noise.normal(seed, f"weights/{name}", 0, fan_out, fan_in) * std

@@ -100,7 +100,7 @@ def uniform_rows(
 
 
 def normal_of(seed: int, stream: str, rows: Rows, columns: int) -> Float32Array:
-    """Return standard normal noise of the given row numbers ``(n,)``, in any order, ``(n, columns)``.
+    """Return standard normal noise ``(n, columns)`` of the row numbers ``(n,)``, in any order.
 
     The same numbers as ``normal_rows``; blocks that hold none of the rows are not drawn.
     """

@@ -133,6 +133,6 @@ display:block;color:var(--muted);font-size:.78rem;font-weight:400}
 .plain tbody th{width:44%}
 }
 @media print{body{max-width:none;font-size:11pt;padding:0}nav,summary{display:none}
-section{padding-top:24px}h2,h3{break-after:avoid}.hero{padding-top:0}
+section{padding-top:24px}h2,h3,h4,.lead,.above,.legend{break-after:avoid}.hero{padding-top:0}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

@@ -62,7 +62,7 @@ def _values(kind: pa.DataType) -> st.SearchStrategy[Any]:
 
 
 @given(table=tables(), cut=st.integers(0, 11))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_round_trip(table: pa.Table, cut: int) -> None:
     """decode(encode(x)) is x to float32's precision of the spread, in exactly the same schema."""
     codec = fit(table)

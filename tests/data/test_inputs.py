@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from distvae.data import expand as expanding
-from distvae.data.expand import expand
 from distvae.data.footers import read_footer
-from distvae.data.inputs import Inputs, scan
-from distvae.data.storage import Location, locate
+from distvae.data.inputs import scan
+from distvae.data.storage import locate
 from distvae.errors import DataError, DistvaeError, StorageError, UsageError
 
 TABLE = pa.table({"a": pa.array([1, 2, 3], pa.int32()), "b": ["x", "y", None]})
@@ -27,81 +24,6 @@ def write(path: Path, table: pa.Table = TABLE, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, **options)
     return path
-
-
-def names(inputs: Inputs) -> list[str]:
-    """Return the relative paths of all files."""
-    return [file.relative for file in inputs.files]
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A folder with Parquet files at several levels and files that are not for reading."""
-    for name in ("b.parquet", "a.PARQUET", "sub/c.parq", "sub/deep/d.pq", "_run/e.parquet"):
-        write(tmp_path / name)
-    write(tmp_path / ".hidden" / "f.parquet")
-    (tmp_path / "_SUCCESS").touch()
-    (tmp_path / "notes.txt").write_text("x")
-    return tmp_path
-
-
-def test_a_directory_is_searched_through(tree: Path) -> None:
-    inputs = scan([str(tree)])
-    assert names(inputs) == ["a.PARQUET", "b.parquet", "sub/c.parq", "sub/deep/d.pq"]
-    assert inputs.rows == 12
-    assert inputs.schema.equals(TABLE.schema)
-
-
-@pytest.mark.parametrize("local", [True, False])
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("*.parquet", ["b.parquet"]),
-        ("?.parq*", ["b.parquet"]),
-        ("[ab].p*", ["b.parquet"]),
-        ("[!b].PARQUET", ["a.PARQUET"]),
-        ("**/*.p*q", ["sub/c.parq", "sub/deep/d.pq"]),
-        ("s*", ["sub/c.parq", "sub/deep/d.pq"]),
-        ("sub/*", ["c.parq", "deep/d.pq"]),
-        ("*/deep/", ["sub/deep/d.pq"]),
-        ("s[u]b/d*/*.pq", ["sub/deep/d.pq"]),
-    ],
-)
-def test_globs(tree: Path, pattern: str, expected: list[str], local: bool) -> None:
-    if local:
-        assert names(scan([f"{tree}/{pattern}"])) == expected
-        return
-    anchor, wild = expanding._split_glob(f"s3://bucket/{pattern}")
-    fs = pafs.SubTreeFileSystem(str(tree), pafs.LocalFileSystem())
-    folder = Location(fs, anchor.removeprefix("s3://bucket").strip("/"), anchor)
-    found = expanding._expand_glob("glob", folder, wild)
-    base = folder.path + "/" if folder.path else ""
-    assert sorted(place.path.removeprefix(base) for place, _ in found.files) == expected
-
-
-def test_files_are_relative_to_what_data_names(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tree)
-    assert names(scan(["sub/c.parq"])) == ["c.parq"]
-    assert names(scan(["sub"])) == ["c.parq", "deep/d.pq"]
-    assert names(scan(["b.parquet", "sub"])) == ["b.parquet", "sub/c.parq", "sub/deep/d.pq"]
-    assert names(scan(["sub/deep", "sub/c.parq"])) == ["c.parq", "deep/d.pq"]
-    assert scan(["sub/c.parq"]).files[0].location.uri == "sub/c.parq"
-    assert scan(["sub"]).files[1].location.uri == "sub/deep/d.pq"
-
-
-def test_a_file_named_twice_is_read_once(tree: Path) -> None:
-    assert names(scan([str(tree / "sub"), str(tree / "sub/c.parq")])) == ["c.parq", "deep/d.pq"]
-
-
-def test_a_list_of_files(tree: Path) -> None:
-    listed = tree / "files.txt"
-    listed.write_text(f"# comment\n\n{tree}/sub\n  {tree}/*.parquet\n")
-    assert names(scan([f"@{listed}"])) == ["b.parquet", "sub/c.parq", "sub/deep/d.pq"]
-
-
-def test_a_name_with_wildcard_letters_that_exists_is_no_glob(tmp_path: Path) -> None:
-    path = write(tmp_path / "a[1].parquet")
-    assert names(scan([str(path)])) == ["a[1].parquet"]
 
 
 def test_what_a_footer_tells(tmp_path: Path) -> None:
@@ -162,7 +84,9 @@ def test_hive_columns_of_globs_and_of_several_directories(tmp_path: Path) -> Non
     inputs = scan([f"{tmp_path}/year=*/*/*.parquet"])
     assert inputs.schema.names == ["a", "b", "year", "kind"]
     assert inputs.files[1].partition == (("year", "2021"), ("kind", "x"))
-    assert scan([str(tmp_path / "year=2020"), str(tmp_path / "year=2021")]).schema.names[2] == "year"
+    assert (
+        scan([str(tmp_path / "year=2020"), str(tmp_path / "year=2021")]).schema.names[2] == "year"
+    )
     assert scan([str(tmp_path / "year=2020")]).schema.names == ["a", "b", "kind"]
 
 
@@ -228,34 +152,14 @@ def test_missing_data(tmp_path: Path) -> None:
     assert isinstance(fails([]), UsageError)
 
 
-def test_a_directory_without_parquet(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").touch()
-    error = fails([str(tmp_path)])
-    assert isinstance(error, DataError)
-    assert "holds no Parquet file" in str(error)
-
-
-@pytest.mark.parametrize(("content", "message"), [(b"", "names no file"), (b"\xff", "is not text")])
-def test_a_list_that_names_nothing(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "list.txt").write_bytes(content)
-    assert message in str(fails([f"@{tmp_path}/list.txt"]))
-
-
-def test_different_kinds_of_storage(tmp_path: Path) -> None:
-    write(tmp_path / "f.parquet")
-    anchors = [locate(str(tmp_path)), locate("s3://b/x?endpoint_override=127.0.0.1%3A1&region=eu")]
-    with pytest.raises(UsageError, match="lies on local and s3; the files of one run must lie"):
-        expanding._common_base(anchors, ["a", "b"])
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: b"", "is empty (0 bytes)"),
-        (lambda raw: b"PAR1", "is truncated"),
+        (lambda _: b"", "is empty (0 bytes)"),
+        (lambda _: b"PAR1", "is truncated"),
         (lambda raw: raw[:-10], "is truncated; its footer is missing; fetch it again"),
-        (lambda raw: b"a,b\n1,2\n3,4\n5,6\n", "is not Parquet; it must begin and end with PAR1"),
-        (lambda raw: b"x", "is not Parquet"),
+        (lambda _: b"a,b\n1,2\n3,4\n5,6\n", "is not Parquet; it must begin and end with PAR1"),
+        (lambda _: b"x", "is not Parquet"),
         (lambda raw: raw[:-4] + b"PARE", "is encrypted"),
         (lambda raw: raw[:-8] + b"\xff\xff\xff\x7fPAR1", "is truncated or damaged"),
         (lambda raw: raw[:-200] + b"\xff" * 192 + raw[-8:], "has a damaged footer ("),
@@ -313,9 +217,3 @@ def test_pickled_objects_are_refused(tmp_path: Path, nested: bool) -> None:
     error = fails([str(write(tmp_path / "f.parquet", pa.table({"o": values})))])
     assert isinstance(error, DataError)
     assert "holds the extension type ray.data.arrow_pickled_object" in str(error)
-
-
-def test_expanding_many_arguments_keeps_their_order_by_path(tmp_path: Path) -> None:
-    paths = [write(tmp_path / f"{i:03}.parquet") for i in range(50)]
-    found = expand([str(path) for path in reversed(paths)])
-    assert [file.relative for file in found] == [path.name for path in paths]

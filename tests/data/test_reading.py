@@ -3,7 +3,6 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,9 +76,7 @@ def test_fragments_read_together_are_the_table(
         for fragment in plan_input(inputs, rows_per_fragment):
             tables += read_fragment(inputs.files, fragment, COLUMNS, rows_per_batch)
             stop = fragment.rows if limit is None else min(skip + limit, fragment.rows)
-            part = list(
-                read_fragment(inputs.files, fragment, COLUMNS, rows_per_batch, skip, limit)
-            )
+            part = list(read_fragment(inputs.files, fragment, COLUMNS, rows_per_batch, skip, limit))
             wanted = max(0, stop - skip)
             assert [table.num_rows for table in part] == batch_sizes(wanted, rows_per_batch)
             if part:
@@ -152,7 +149,9 @@ def test_files_are_read_in_their_common_schema(tmp_path: Path) -> None:
         strict = pa.list_(pa.field("element", pa.float32(), index == 1), 1)
         table = pa.table(
             {
-                "d": pa.array(["a", "b"]).dictionary_encode().cast(pa.dictionary(code, pa.string())),
+                "d": pa.array(["a", "b"])
+                .dictionary_encode()
+                .cast(pa.dictionary(code, pa.string())),
                 "v": pa.array([[1], [2]], strict),
             }
         )
@@ -174,6 +173,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     first = column.dictionary_page_offset or column.data_page_offset
     generator = np.random.default_rng(0)
     positions = generator.integers(first, first + column.total_compressed_size, 60)
+    found: list[str] = []
     for position in positions:
         raw = bytearray(whole)
         raw[position] ^= 1 << int(generator.integers(8))
@@ -181,10 +181,12 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         try:
             (table,) = read_fragment(inputs.files, fragment, ["v"], 200)
         except DataError as error:
-            assert str(error).startswith(f"{path}, from row 0 on: ")
-            assert "\n" not in str(error)
+            found.append(str(error))
         else:  # a page's header holds figures that nobody uses
             assert table.equals(table_of(0, 200).select(["v"]))
+    assert len(found) > 50
+    assert all(message.startswith(f"{path}, from row 0 on: ") for message in found)
+    assert not any("\n" in message for message in found)
 
 
 def test_a_file_that_changed_since_the_plan(tmp_path: Path) -> None:
@@ -226,11 +228,10 @@ def test_a_failing_storage_is_no_damage(
     inputs = write(tmp_path, [[5]])
     (fragment,) = plan_input(inputs)
 
-    def fails(self: pq.ParquetFile, **options: Any) -> Any:
+    def fails(_: int) -> pa.RecordBatch:
         raise OSError(5, text) if "disk" in text else OSError(text)
-        yield
 
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fails)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: map(fails, [0]))
     with pytest.raises(StorageError):
         list(read_fragment(inputs.files, fragment, ["x"], 9))
 
@@ -251,7 +252,7 @@ def test_remote_files_are_opened_ahead(tmp_path: Path) -> None:
     assert next(started).num_rows == 2
     started.close()  # type: ignore[attr-defined]
     (tmp_path / "013.parquet").unlink()
-    with pytest.raises(StorageError, match="far://013.parquet: not found"):
+    with pytest.raises(StorageError, match=r"far://013\.parquet: not found"):
         list(read_fragment(files, fragment, ["x"], 16))
 
 
@@ -260,7 +261,9 @@ def test_remote_files_are_opened_ahead(tmp_path: Path) -> None:
 def test_sources_tell_file_and_row(data: st.DataObject, layout: list[list[int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         inputs = write(Path(folder), layout)
-    expected = [(f"{i:03}.parquet", row) for i, sizes in enumerate(layout) for row in range(sum(sizes))]
+    expected = [
+        (f"{i:03}.parquet", row) for i, sizes in enumerate(layout) for row in range(sum(sizes))
+    ]
     for fragment in plan_input(inputs, rows_per_fragment=25):
         start = data.draw(st.integers(0, fragment.rows))
         rows = data.draw(st.integers(0, fragment.rows - start))

@@ -85,9 +85,7 @@ def test_an_upload_that_arrives_short_is_an_error(
 ) -> None:
     far = Location(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "", "sub://root")
     (tmp_path / "source").write_bytes(b"content")
-    monkeypatch.setattr(
-        placing, "upload", lambda *to: (tmp_path / to[-1]).write_bytes(b"con")
-    )
+    monkeypatch.setattr(placing, "upload", lambda *to: (tmp_path / to[-1]).write_bytes(b"con"))
     with pytest.raises(
         StorageError, match=r"sub://root/target: arrived with 3 bytes; must be 7 bytes"
     ):

@@ -65,11 +65,11 @@ def linear_gaussian(
 def set_exact_posterior(
     model: VAE, weight: NDArray[np.float64], bias: NDArray[np.float64], sigma: float
 ) -> None:
-    """Make the encoder's mean the exact posterior mean, its sigma the exact one per dimension."""
+    """Give the encoder the exact posterior's mean and standard deviation of each dimension."""
     latent_dim = weight.shape[1]
     precision = np.eye(latent_dim) + weight.T @ weight / sigma**2
     gain = np.linalg.solve(precision, weight.T) / sigma**2
-    log_sigma = -0.5 * np.log(np.diag(precision))
+    log_sigma = 0.5 * np.log(np.diag(np.linalg.inv(precision)))
     raw = log_sigma / np.sqrt(1 - (log_sigma / 10.0) ** 2)
     with torch.no_grad():
         model.encoder.last.weight.zero_()

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from distvae.errors import DataError, UsageError
-from distvae.model.densities import binarize, gaussian_log_prob, log_interval_mass, log_normal_cdf
+from distvae.model.densities import (
+    binarize,
+    clipped_mean,
+    gaussian_log_prob,
+    log_interval_mass,
+    log_normal_cdf,
+)
 from distvae.model.likelihoods import HEADS, Elements, Head, elements_of, make_head
 from tests.model.helpers import spec
 
@@ -259,3 +265,19 @@ def test_log_normal_cdf_gradient_in_float32() -> None:
     far = torch.tensor([-1e2, -1e4, -1e8, 1e2, 1e8], requires_grad=True)
     (found,) = torch.autograd.grad(log_normal_cdf(far).sum(), far)
     assert found.tolist() == pytest.approx([1e2 + 1e-2, 1e4, 1e8, 0, 0], rel=1e-6)
+
+
+def test_clipped_mean_is_the_average_of_clipped_draws():
+    generator = torch.Generator().manual_seed(7)
+    mean = torch.tensor([-40.0, -1.0, 0.3, 100.0, 254.5, 400.0], dtype=torch.float64)
+    sigma = torch.tensor([2.0, 3.0, 0.5, 20.0, 4.0, 9.0], dtype=torch.float64)
+    low, high = torch.zeros(6, dtype=torch.float64), torch.full((6,), 255.0, dtype=torch.float64)
+    draws = 200_000
+    noise = torch.randn(draws, 6, generator=generator, dtype=torch.float64)
+    expected = (mean + sigma * noise).clamp(0, 255).mean(0)
+    found = clipped_mean(mean, sigma, low, high)
+    assert torch.allclose(found, expected, atol=float(5 * sigma.max() / draws**0.5), rtol=0)
+    # Far inside the range it is the mean, far outside it is the edge.
+    assert found[0] == 0
+    assert found[5] == 255
+    assert abs(found[3] - 100) < 1e-5

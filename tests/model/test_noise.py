@@ -48,7 +48,7 @@ def test_moments_are_those_of_the_distribution() -> None:
     correlation = np.corrcoef(draws.T) - np.eye(4)
     assert np.abs(correlation).max() <= 5 / math.sqrt(len(draws))
     even = noise.uniform_rows(3, "m", 0, 50_000, 4)
-    assert 0 <= even.min()
+    assert even.min() >= 0
     assert even.max() < 1
     assert abs(even.mean() - 0.5) <= 5 * math.sqrt(1 / 12 / count)
 

@@ -102,6 +102,7 @@ def _renamed(inputs: ReportInputs, name: str) -> ReportInputs:
             "kind": name,
             name: {name: name, "features": features, "likelihoods": {name: name}},
         },
+        history={f"train_{name}": np.arange(5.0)},
         metrics={**inputs.metrics, name: name},
         colour=np.array([name, "plain"] * (len(inputs.mu) // 2), dtype=object),
         colour_name=name,
