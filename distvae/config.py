@@ -98,7 +98,9 @@ _REQUIRED = "must be given"
 class Config(BaseModel):
     """What every command's configuration shares: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 class JobConfig(Config):

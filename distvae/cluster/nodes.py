@@ -16,6 +16,7 @@ __all__ = ["prove_storage", "workers_engine"]
 
 _PROBE = "_probe"
 _SECONDS = 120.0
+_NODE_START_SECONDS = 1200.0
 
 
 def workers_engine(session: Session, resources: Resources, precision: str) -> dict[str, str]:
@@ -27,6 +28,8 @@ def workers_engine(session: Session, resources: Resources, precision: str) -> di
     if session.embedded:
         return engine_class(resources.gpus, precision)
     answers = _on_each_node(_engine, (resources.gpus, precision), resources)
+    if not answers:  # an autoscaler has to start such a node first
+        answers = {"new node": _anywhere(_engine, (resources.gpus, precision), resources)}
     classes = {json.dumps(answer, sort_keys=True): node for node, answer in answers.items()}
     if len(classes) > 1:
         (one, first), (two, second) = list(classes.items())[:2]
@@ -87,6 +90,22 @@ def _touch(probe: Location, token: str) -> str:
     except DistvaeError as error:
         return str(error)
     return ""
+
+
+def _anywhere(function: Any, arguments: Sequence[Any], resources: Resources) -> Any:
+    """``function(*arguments)`` on the first node that can hold such a worker, once it is there."""
+    import ray
+
+    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(function)
+    try:
+        return ray.get(remote.remote(*arguments), timeout=_NODE_START_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        raise ClusterError(
+            "workers",
+            f"no node with {resources.cpus} CPU and {resources.gpus:g} GPU came up",
+            f"the autoscaler has {_NODE_START_SECONDS / 60:.0f} minutes",
+            "see ray status",
+        ) from None
 
 
 def _on_each_node(

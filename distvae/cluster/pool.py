@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ __all__ = ["FragmentWorker", "run_fragments"]
 
 _FRAGMENTS_PER_WAVE = 4096
 _NO_PROGRESS_SECONDS = 1800
+_FAULT = "a fault of distvae in a worker; run again with --debug and report the traceback"
 
 
 class FragmentWorker(Protocol):
@@ -126,3 +128,7 @@ class _Adapter:
             return self._worker.run(fragment)
         except DistvaeError as error:
             return error
+        except Exception as error:  # a fault of ours: told in one line, the traceback with --debug
+            fault = DistvaeError(f"fragment {fragment.index}", f"{type(error).__name__}: {error}", _FAULT)
+            fault.add_note(traceback.format_exc())
+            return fault

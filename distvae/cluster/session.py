@@ -8,7 +8,7 @@ import secrets
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,8 @@ class Session:
         need = {"CPU": float(config.cpus_per_worker), "GPU": config.gpus_per_worker, "memory": float(memory)}
         self._refuse_impossible({name: amount for name, amount in need.items() if amount})
         if config.workers == "auto":
-            room = min(int(self.totals.get(name, 0) // amount) for name, amount in need.items() if amount)
+            offered = _most_offered(self.totals)
+            room = min(int(offered.get(name, 0) // amount) for name, amount in need.items() if amount)
             filled = max(1, min(room, units))
             workers = (filled, filled)
         else:
@@ -86,6 +87,7 @@ class Session:
         import ray
 
         best = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        best += [dict(group.resources) for group in _node_groups()]
         if any(all(node.get(name, 0.0) >= amount for name, amount in need.items()) for node in best):
             return
         for name, amount in need.items():
@@ -99,6 +101,24 @@ class Session:
                     f"lower --{option.replace('_', '-')} or add a node that has it",
                 )
         raise ClusterError("workers", f"need {need} on one node", "no node offers all of it", "ask for less")
+
+
+def _node_groups() -> list[Any]:
+    """What an autoscaler could start, from the cluster's own configuration; often nothing."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    return [] if config is None else list(config.node_group_configs)
+
+
+def _most_offered(totals: Mapping[str, float]) -> dict[str, float]:
+    """Per resource, what the cluster has or could grow to."""
+    offered = dict(totals)
+    for group in _node_groups():
+        for name, amount in group.resources.items():
+            grown = float(amount) * max(int(group.max_count), 1)
+            offered[name] = max(offered.get(name, 0.0), grown)
+    return offered
 
 
 @contextmanager

@@ -18,7 +18,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from distvae.errors import DataError, UsageError
 from distvae.model.architecture import FeatureSpec, element_values
-from distvae.model.densities import binarize, clipped_mean, gaussian_log_prob, unit_bin_log_mass
+from distvae.model.densities import (
+    HIGHEST_BYTE,
+    binarize,
+    clipped_mean,
+    gaussian_log_prob,
+    unit_bin_log_mass,
+)
 from distvae.model.posteriors import bounded_log_sigma
 
 __all__ = [
@@ -156,7 +162,7 @@ class Gaussian(Head):
         if not self.discrete:
             return location
         low = -self.shift / self.scale
-        high = (_HIGHEST_BYTE - self.shift) / self.scale
+        high = (HIGHEST_BYTE - self.shift) / self.scale
         return clipped_mean(location, log_sigma.exp(), low, high)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""The real command in a process of its own, and a tiny model made without Ray."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+# Starting the interpreter, torch and Ray takes seconds, and CI machines are shared: an upper limit
+# for a command that should end within a few seconds, not a measurement.
+SECONDS = 60
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def tiny_table(rows: int = 64, seed: int = 0) -> pa.Table:
+    """``id`` int64, ``height`` float32, ``pixels`` fixed_size_list<uint8>[4]."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 17, (rows, 4)).astype(np.uint8)
+    height = random.normal(170, 10, rows).astype(np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 4)
+    return pa.table({"id": np.arange(rows), "height": height, "pixels": lists})
+
+
+def write_tiny_model(folder: Path, **changes: object) -> None:
+    """A whole model directory, untrained, for the ``height`` and ``pixels`` of ``tiny_table``."""
+    from distvae.data.codec import block_layout, feature_specs, fit_codec
+    from distvae.data.roles import infer_features
+    from distvae.data.statistics import summarise
+    from distvae.model.architecture import Architecture
+    from distvae.model.files import ModelFiles, pack
+    from distvae.model.vae import VAE
+
+    table = tiny_table()
+    features = infer_features(table.schema, exclude=["id"])
+    codec = fit_codec(features, summarise(table, features))
+    architecture = Architecture(
+        latent_dim=2,
+        features=tuple(feature_specs(codec)),
+        blocks=tuple(block_layout(codec)),
+        hidden_dims=(8,),
+    )
+    history = io.BytesIO()
+    pq.write_table(pa.table({"epoch": [1], "train_loss": [3.0]}), history)
+    state = VAE.from_architecture(architecture, seed=1).state_dict()
+    values = {"codec": codec.to_json(), "history": history.getvalue(), "readme": "tiny", **changes}
+    folder.mkdir(parents=True)
+    for name, data in pack(ModelFiles(architecture, state, **values)).items():
+        (folder / name).write_bytes(data)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a model that no test may change."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    write_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def distvae(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """``distvae("train", "rows.parquet", cwd=folder)`` runs the real command.
+
+    Ray cannot be imported unless ``ray=True``: a mistake that is told without it starts nothing.
+    """
+    blocked = tmp_path_factory.mktemp("no_ray")
+    (blocked / "ray.py").write_text("raise ImportError('this command must not need Ray')\n")
+
+    def run(
+        *arguments: str, cwd: Path, ray: bool = False, script: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        program = [script] if script else ["-m", "distvae"]
+        paths = [str(REPOSITORY)] if ray else [str(blocked), str(REPOSITORY)]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        return subprocess.run(
+            [sys.executable, *program, *arguments],
+            cwd=cwd,
+            env={**clean, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100", **environment},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    return run
