@@ -1,4 +1,4 @@
-"""The ``distvae`` command: options made from the configs, one line per error, contract exit codes."""
+"""The ``distvae`` command: options from the configs, one line per error, contract exit codes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 from pydantic.fields import FieldInfo
 
 from distvae.config import COMMANDS, Config, JobConfig, build
@@ -31,19 +32,19 @@ _HELP = {
     "status": "Say what is done and what is left of an output dataset.",
 }
 _EXIT_CODES = (
-    "Exit codes: 0 done, 2 usage, 3 data does not fit, 4 storage, 5 output in the way, 6 too many rows "
-    "rejected, 7 verify found damage, 8 cluster, 70 a fault of ours, 130 interrupted."
+    "Exit codes: 0 done, 2 usage, 3 data does not fit, 4 storage, 5 output in the way, "
+    "6 too many rows rejected, 7 verify found damage, 8 cluster, 70 a fault of ours, 130 interrupted."
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return per exit code
     """Run the command line ``argv`` (default: the process's own) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _die_cleanly_on_sigterm()
     try:
         result = _root().main(args=arguments, prog_name="distvae", standalone_mode=False)
         return int(result or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
         return 2
     except click.UsageError as error:
@@ -55,16 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(str(error))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _print_error("interrupted: what is finished is kept; run it again with --mode resume or --resume")
+        _print_error(
+            "interrupted: what is finished is kept; run it again with --mode resume or --resume"
+        )
         return _INTERRUPTED
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter's last flush needs a target
         return 0
-    except Exception as error:  # the last resort of a command: a fault of ours, told in one line
+    except Exception as error:  # noqa: BLE001 - the last resort: a fault of ours, told in one line
         if "--debug" in arguments:
             _print_traceback()
         text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        _print_error(f"{text} (a fault of distvae; run again with --debug and report the traceback)")
+        _print_error(
+            f"{text} (a fault of distvae; run again with --debug and report the traceback)"
+        )
         return _FAULT
 
 
@@ -105,8 +110,11 @@ def _die_cleanly_on_sigterm() -> None:
 def _root() -> click.RichGroup:
     import distvae
 
-    click.rich_click.OPTION_GROUPS = {f"distvae {name}": _groups(cls) for name, cls in COMMANDS.items()}
-    group = click.RichGroup("distvae", help=f"{distvae.__doc__}\n\n{_EXIT_CODES}", no_args_is_help=True)
+    groups: Any = {f"distvae {name}": _groups(cls) for name, cls in COMMANDS.items()}
+    click.rich_click.OPTION_GROUPS = groups
+    group = click.RichGroup(
+        name="distvae", help=f"{distvae.__doc__}\n\n{_EXIT_CODES}", no_args_is_help=True
+    )
     group = click.version_option(distvae.__version__, prog_name="distvae")(group)
     for name, cls in COMMANDS.items():
         group.add_command(_command(name, cls))
@@ -132,10 +140,21 @@ def _common_options() -> list[click.Option]:
     return [
         click.Option(["--config"], metavar="FILE.yaml", help="Read the options from a YAML file."),
         click.Option(
-            ["--set", "assignments"], multiple=True, metavar="KEY=VALUE", help="Set one option, such as seed=3."
+            ["--set", "assignments"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Set one option, such as seed=3.",
         ),
-        click.Option(["--dry-run"], is_flag=True, help="Print the resolved options and the plan; start nothing."),
-        click.Option(["--json", "as_json"], is_flag=True, help="Last line of standard output: the result as JSON."),
+        click.Option(
+            ["--dry-run"],
+            is_flag=True,
+            help="Print the resolved options and the plan; start nothing.",
+        ),
+        click.Option(
+            ["--json", "as_json"],
+            is_flag=True,
+            help="Last line of standard output: the result as JSON.",
+        ),
         click.Option(["--quiet"], is_flag=True, help="No progress, only warnings and errors."),
         click.Option(["--debug"], is_flag=True, help="Show tracebacks."),
     ]
@@ -147,7 +166,9 @@ def _command(name: str, cls: type[Config]) -> click.RichCommand:
         if field in _POSITIONAL and not (name == "report" and field == "data"):
             many = field == "data"
             params.append(
-                click.Argument([field], nargs=-1 if many else 1, required=False, metavar=_shown(field, many))
+                click.Argument(
+                    [field], nargs=-1 if many else 1, required=False, metavar=_shown(field, many)
+                )
             )
         elif name == "report" and field == "model":
             params.append(click.Argument(["model"], required=False, metavar="MODEL"))
@@ -156,7 +177,7 @@ def _command(name: str, cls: type[Config]) -> click.RichCommand:
     if name == "report":  # so that `--data A B C` works: what follows MODEL is data
         params.append(click.Argument(["more_data"], nargs=-1, required=False, metavar=""))
     return click.RichCommand(
-        name,
+        name=name,
         params=[*params, *_common_options()],
         callback=_callback(name, cls),
         help=f"{cls.__doc__}",
@@ -179,7 +200,11 @@ def _option(field: str, info: FieldInfo) -> click.Option:
         return click.Option(names, is_flag=True, default=None, help=f"{info.description}")
     many = _takes_many(info)
     return click.Option(
-        names, multiple=many, default=None, metavar=_metavar(field, info), help=f"{info.description}{shown}"
+        names,
+        multiple=many,
+        default=None,
+        metavar=_metavar(field, info),
+        help=f"{info.description}{shown}",
     )
 
 
@@ -211,14 +236,19 @@ def _metavar(field: str, info: FieldInfo) -> str:
 
 def _callback(name: str, cls: type[Config]) -> Callable[..., int]:
     def run(**values: Any) -> int:
-        common = {key: values.pop(key) for key in ("config", "assignments", "dry_run", "as_json", "quiet", "debug")}
+        common = {
+            key: values.pop(key)
+            for key in ("config", "assignments", "dry_run", "as_json", "quiet", "debug")
+        }
         more = values.pop("more_data", ())
         if more:
             values["data"] = (*(values.get("data") or ()), *more)
         config = build(cls, _merge(cls, common["config"], values, common["assignments"]))
         from distvae.commands import execute
 
-        return execute(name, config, **{key: common[key] for key in ("dry_run", "as_json", "quiet")})
+        return execute(
+            name, config, **{key: common[key] for key in ("dry_run", "as_json", "quiet")}
+        )
 
     return run
 
@@ -241,14 +271,18 @@ def _read_yaml(file: str) -> dict[str, Any]:
         with open(file, encoding="utf-8") as stream:
             values = yaml.safe_load(stream)
     except OSError as error:
-        raise UsageError(f"--config {file}", f"cannot be read ({error.strerror})", "", "check the path") from None
+        raise UsageError(
+            f"--config {file}", f"cannot be read ({error.strerror})", "", "check the path"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise UsageError(f"--config {file}", f"is not YAML ({text})", "", "mend the file") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UsageError(f"--config {file}", f"holds a {type(values).__name__}", "must be KEY: VALUE lines")
+        raise UsageError(
+            f"--config {file}", f"holds a {type(values).__name__}", "must be KEY: VALUE lines"
+        )
     return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 
@@ -257,7 +291,9 @@ def _assign(cls: type[Config], values: dict[str, Any], assignment: str) -> None:
 
     path, equals, text = assignment.partition("=")
     if not equals or not path:
-        raise UsageError("--set", f"got {assignment!r}", "must be KEY=VALUE", "for example --set seed=3")
+        raise UsageError(
+            "--set", f"got {assignment!r}", "must be KEY=VALUE", "for example --set seed=3"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -267,8 +303,13 @@ def _assign(cls: type[Config], values: dict[str, Any], assignment: str) -> None:
     if not sub:
         values[key] = value
         return
-    if key not in cls.model_fields or typing.get_origin(cls.model_fields[key].annotation) is not dict:
-        raise UsageError(f"--set {path}", "has no parts", "only likelihood takes KEY.COLUMN=VALUE", "see --help")
+    if (
+        key not in cls.model_fields
+        or typing.get_origin(cls.model_fields[key].annotation) is not dict
+    ):
+        raise UsageError(
+            f"--set {path}", "has no parts", "only likelihood takes KEY.COLUMN=VALUE", "see --help"
+        )
     present = values.get(key) or {}
     if not isinstance(present, dict):
         present = dict(str(item).rsplit("=", 1) for item in present)
@@ -283,7 +324,7 @@ def _schema_command() -> click.RichCommand:
         return 0
 
     return click.RichCommand(
-        "schema",
+        name="schema",
         params=[click.Argument(["command"])],
         callback=run,
         help="Print the JSON Schema of a command's config file.",

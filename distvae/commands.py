@@ -90,7 +90,11 @@ def _verify(config: Config, console: Console) -> Result:
 
     del console
     directory = cast(VerifyConfig, config).directory
-    return {"directory": directory, "verified": True, **dataclasses.asdict(verify(locate(directory)))}
+    return {
+        "directory": directory,
+        "verified": True,
+        **dataclasses.asdict(verify(locate(directory))),
+    }
 
 
 def _status(config: Config, console: Console) -> Result:
@@ -121,14 +125,18 @@ def _plan_embed(config: Config) -> Result:
     from distvae.cluster.embed import embed_job
 
     job = embed_job(cast(EmbedConfig, config))
-    return {**_described(job.fragments), "files": len(job.arguments["files"]), "columns": job.arguments["schema"].names}
+    return {
+        **_described(job.fragments),
+        "files": len(job.arguments["files"]),
+        "columns": job.schema.names,
+    }
 
 
 def _plan_generate(config: Config) -> Result:
     from distvae.cluster.generate import generate_job
 
     job = generate_job(cast(GenerateConfig, config))
-    return {**_described(job.fragments), "columns": job.arguments["schema"].names}
+    return {**_described(job.fragments), "columns": job.schema.names}
 
 
 def _plan_evaluate(config: Config) -> Result:

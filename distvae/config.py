@@ -107,9 +107,12 @@ class JobConfig(Config):
     """Options of every job that runs on Ray."""
 
     workers: Annotated[str, BeforeValidator(_check_workers)] = Field(
-        "auto", description="Worker processes: N, or MIN..MAX to let the pool grow (auto: fill the cluster)."
+        "auto",
+        description="Worker processes: N, or MIN..MAX for a pool that grows (auto: fill the cluster).",
     )
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that each worker reserves and uses.")
+    gpus_per_worker: float = Field(
+        0.0, ge=0, description="GPUs that each worker reserves and uses."
+    )
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores that each worker reserves.")
     memory_per_worker: Annotated[str | None, BeforeValidator(_check_bytes)] = Field(
         None, description="Memory that each worker reserves, such as 4GiB (none: not reserved)."
@@ -119,7 +122,8 @@ class JobConfig(Config):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice.")
     address: str | None = Field(
-        None, description="Ray cluster to use, such as 10.0.0.1:6379 (none: $RAY_ADDRESS, else a local Ray)."
+        None,
+        description="Ray cluster, such as 10.0.0.1:6379 (none: $RAY_ADDRESS, else a local Ray).",
     )
 
 
@@ -130,8 +134,11 @@ class TrainConfig(JobConfig):
     model: str = Field("", description="Model directory to write (path or URI).")
     kind: Literal["vae"] = Field("vae", description="Model family.")
     latent_dim: int = Field(16, ge=1, le=65536, description="Latent dimensions.")
-    hidden_dims: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split_numbers)] = Field(
-        (512, 512), description="Widths of the encoder's hidden layers, as 512,512; the decoder mirrors them."
+    hidden_dims: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split_numbers)
+    ] = Field(
+        (512, 512),
+        description="Widths of the encoder's hidden layers, as 512,512; the decoder mirrors them.",
     )
     activation: Literal["relu", "tanh", "silu", "gelu", "leaky_relu"] = Field(
         "relu", description="Activation of the hidden layers."
@@ -140,8 +147,9 @@ class TrainConfig(JobConfig):
     prior: Literal["normal"] = Field("normal", description="Prior p(z): N(0, I).")
     likelihood: Annotated[dict[str, str], BeforeValidator(_pairs)] = Field(
         {},
-        description="COLUMN=HEAD (or *=HEAD for all): gaussian (one learned sigma per element), gaussian-row "
-        "(sigma per row), gaussian-fixed[:SIGMA], bernoulli (values in [0, 1], or uint8).",
+        description="COLUMN=HEAD (or *=HEAD for all): gaussian (one learned sigma per element), "
+        "gaussian-row (sigma per row), gaussian-fixed[:SIGMA], bernoulli (values in [0, 1], "
+        "or uint8).",
     )
     binarize: Literal["none", "dynamic"] = Field(
         "none", description="dynamic: draw fresh 0/1 values from Bernoulli columns at each step."
@@ -149,28 +157,42 @@ class TrainConfig(JobConfig):
     objective: Literal["elbo"] = Field("elbo", description="What is maximised.")
     mc_samples: int = Field(1, ge=1, description="Monte-Carlo samples of z per row and step.")
     kl_weight: float = Field(1.0, ge=0, description="Weight of the KL term (lambda).")
-    kl_warmup: float = Field(0.0, ge=0, description="Epochs over which the KL weight rises linearly from 0.")
+    kl_warmup: float = Field(
+        0.0, ge=0, description="Epochs over which the KL weight rises linearly from 0."
+    )
     epochs: int = Field(20, ge=1, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps.")
     batch_size: int = Field(512, ge=1, description="Rows per step over all workers together.")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
-    validation_fraction: float = Field(0.1, ge=0, lt=1, description="Share of rows held out of training.")
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of rows held out of training."
+    )
     patience: int = Field(
-        0, ge=0, description="Stop after this many epochs without a better validation loss (0: never)."
+        0,
+        ge=0,
+        description="Stop after this many epochs without a better validation loss (0: never).",
     )
     include: Names = Field((), description="Columns to use (default: all).")
     exclude: Names = Field((), description="Columns to leave out.")
-    where: str | None = Field(None, description="Use only rows that fit, such as \"age >= 18 and country == 'NL'\".")
-    sample_rows: float = Field(1.0, gt=0, le=1, description="Share of the rows to train on, drawn by the seed.")
+    where: str | None = Field(
+        None, description="Use only rows that fit, such as \"age >= 18 and country == 'NL'\"."
+    )
+    sample_rows: float = Field(
+        1.0, gt=0, le=1, description="Share of the rows to train on, drawn by the seed."
+    )
     checkpoint_seconds: float = Field(60.0, gt=0, description="Seconds between checkpoints.")
-    fragment_rows: int = Field(262_144, ge=1, description="Rows per unit of reading, cut at row groups.")
+    fragment_rows: int = Field(
+        262_144, ge=1, description="Rows per unit of reading, cut at row groups."
+    )
     resume: bool = Field(False, description="Go on with a broken-off training of the same options.")
-    overwrite: bool = Field(False, description="Replace an existing model directory once the new one is whole.")
+    overwrite: bool = Field(
+        False, description="Replace an existing model directory once the new one is whole."
+    )
 
     @model_validator(mode="after")
     def _rules(self) -> TrainConfig:
         _need(self, "data", "model")
-        _no_empty(self, "likelihood", [k for k, v in self.likelihood.items() if not k or not v])
+        _no_empty("likelihood", [k for k, v in self.likelihood.items() if not k or not v])
         if self.resume and self.overwrite:
             raise ValueError("resume: cannot be combined with overwrite; give one of the two")
         return self
@@ -181,7 +203,9 @@ class _OutputConfig(JobConfig):
 
     out: str = Field("", description="Dataset directory to write (path or URI).")
     mode: Mode = Field("error", description="What to do when the directory is not empty.")
-    fragment_rows: int = Field(262_144, ge=1, description="Rows per part, about; parts are cut at row groups.")
+    fragment_rows: int = Field(
+        262_144, ge=1, description="Rows per part, about; parts are cut at row groups."
+    )
 
 
 class EmbedConfig(_OutputConfig):
@@ -189,14 +213,20 @@ class EmbedConfig(_OutputConfig):
 
     data: Names = Field((), description="Parquet files, folders, globs, URIs or @list.txt.")
     model: str = Field("", description="Model directory (path or URI).")
-    key: Names = Field((), description="Key columns to copy (none: _file and _row locate each row).")
+    key: Names = Field(
+        (), description="Key columns to copy (none: _file and _row locate each row)."
+    )
     keep: Names = Field((), description="Further columns to copy.")
-    with_elbo: bool = Field(False, description="Add columns elbo (nats) and reconstruction_error (raw units).")
+    with_elbo: bool = Field(
+        False, description="Add columns elbo (nats) and reconstruction_error (raw units)."
+    )
     no_sigma: bool = Field(False, description="Leave out the sigma column.")
     layout: Literal["fixed", "list", "columns"] = Field(
         "fixed", description="mu and sigma as fixed-size lists, lists, or one column per dimension."
     )
-    dtype: Literal["float32", "float16"] = Field("float32", description="Type of the stored mu and sigma.")
+    dtype: Literal["float32", "float16"] = Field(
+        "float32", description="Type of the stored mu and sigma."
+    )
     where: str | None = Field(None, description="Embed only rows that fit the expression.")
     max_rejected: float = Field(0.0, ge=0, le=1, description="Share of rows that may be rejected.")
 
@@ -221,7 +251,9 @@ class GenerateConfig(_OutputConfig):
         if self.rows < 1:
             raise ValueError(f"rows: got {self.rows}; must be at least 1; give --rows N")
         if self.rows + self.offset >= 2**62:
-            raise ValueError(f"rows: got {self.rows}; offset + rows must be below 2^62; ask for fewer rows")
+            raise ValueError(
+                f"rows: got {self.rows}; offset + rows must be below 2^62; ask for fewer rows"
+            )
         return self
 
 
@@ -230,9 +262,13 @@ class EvaluateConfig(JobConfig):
 
     data: Names = Field((), description="Parquet files, folders, globs, URIs or @list.txt.")
     model: str = Field("", description="Model directory (path or URI).")
-    importance_samples: int = Field(100, ge=1, description="Samples per row of the likelihood estimate.")
+    importance_samples: int = Field(
+        100, ge=1, description="Samples per row of the likelihood estimate."
+    )
     where: str | None = Field(None, description="Evaluate only rows that fit the expression.")
-    fragment_rows: int = Field(262_144, ge=1, description="Rows per unit of work, cut at row groups.")
+    fragment_rows: int = Field(
+        262_144, ge=1, description="Rows per unit of work, cut at row groups."
+    )
 
     @model_validator(mode="after")
     def _rules(self) -> EvaluateConfig:
@@ -247,7 +283,9 @@ class ReportConfig(Config):
     embeddings: str | None = Field(None, description="Dataset that embed wrote.")
     synthetic: str | None = Field(None, description="Dataset that generate wrote.")
     data: Names = Field((), description="Real rows: for reconstructions and marginals.")
-    color: str | None = Field(None, description="Column of the embeddings that colours the latent space.")
+    color: str | None = Field(
+        None, description="Column of the embeddings that colours the latent space."
+    )
     out: str = Field("", description="HTML file to write (path or URI).")
 
     @model_validator(mode="after")
@@ -283,7 +321,9 @@ class QuickstartConfig(JobConfig):
 
     dir: str = Field("distvae-quickstart", description="Folder to work in.")
     epochs: int = Field(150, ge=1, description="Passes over the training rows.")
-    overwrite: bool = Field(False, description="Replace what an earlier quickstart left in the folder.")
+    overwrite: bool = Field(
+        False, description="Replace what an earlier quickstart left in the folder."
+    )
 
 
 COMMANDS: dict[str, type[Config]] = {
@@ -306,9 +346,11 @@ def _need(config: Config, *fields: str) -> None:
             raise ValueError(f"{field}: got nothing; {_REQUIRED}; add {shown}")
 
 
-def _no_empty(config: Config, field: str, wrong: list[str]) -> None:
+def _no_empty(field: str, wrong: list[str]) -> None:
     if wrong:
-        raise ValueError(f"{field}: got {wrong[0]!r}; column and value may not be empty; see --help")
+        raise ValueError(
+            f"{field}: got {wrong[0]!r}; column and value may not be empty; see --help"
+        )
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

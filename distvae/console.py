@@ -48,11 +48,17 @@ def human_seconds(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f}s"
     minutes = int(seconds // 60)
-    return f"{minutes}m{int(seconds % 60):02d}s" if minutes < 120 else f"{minutes // 60}h{minutes % 60:02d}m"
+    return (
+        f"{minutes}m{int(seconds % 60):02d}s"
+        if minutes < 120
+        else f"{minutes // 60}h{minutes % 60:02d}m"
+    )
 
 
 def _figures(figures: dict[str, object]) -> str:
-    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
+    return "  ".join(
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()
+    )
 
 
 class Console:

@@ -73,7 +73,12 @@ def quickstart(config: QuickstartConfig, console: Console) -> dict[str, Any]:
     )
     seconds = time.monotonic() - started
     _tell(console, figures, paths, seconds)
-    return {"dir": config.dir, "report": report["out"], "seconds": round(seconds, 3), "metrics": figures}
+    return {
+        "dir": config.dir,
+        "report": report["out"],
+        "seconds": round(seconds, 3),
+        "metrics": figures,
+    }
 
 
 def _jobs(
@@ -108,7 +113,9 @@ def _jobs(
         console,
     )
     console.note("4/6 generate")
-    generate(GenerateConfig(model=paths["model"], rows=1000, out=paths["synthetic"], **shared), console)
+    generate(
+        GenerateConfig(model=paths["model"], rows=1000, out=paths["synthetic"], **shared), console
+    )
     console.note("5/6 evaluate")
     return evaluate(EvaluateConfig(data=(paths["test"],), model=paths["model"], **shared), console)
 
@@ -117,13 +124,20 @@ def _make_room(folder: Path, overwrite: bool) -> None:
     """An empty folder, or one that holds nothing but an earlier quickstart."""
     present = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     if folder.exists() and not folder.is_dir():
-        raise OutputError("--dir", f"{folder} is a file", "a folder is needed", "choose another --dir")
+        raise OutputError(
+            "--dir", f"{folder} is a file", "a folder is needed", "choose another --dir"
+        )
     foreign = [name for name in present if name not in _MADE]
     if foreign:
-        raise OutputError("--dir", f"{folder} holds {foreign[0]}", "must be empty", "choose another --dir")
+        raise OutputError(
+            "--dir", f"{folder} holds {foreign[0]}", "must be empty", "choose another --dir"
+        )
     if present and not overwrite:
         raise OutputError(
-            "--dir", f"{folder} holds an earlier quickstart", "must be empty", "add --overwrite, or choose another --dir"
+            "--dir",
+            f"{folder} holds an earlier quickstart",
+            "must be empty",
+            "add --overwrite, or choose another --dir",
         )
     for name in present:
         place = folder / name
@@ -142,7 +156,9 @@ def write_digits(folder: Path, seed: int) -> tuple[int, int]:
     order = np.random.default_rng(seed).permutation(len(digits.data))
     pixels = digits.data[order].astype(np.uint8)
     values = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), pixels.shape[1])
-    table = pa.table({"id": pa.array(order), "pixels": values, "label": pa.array(digits.target[order])})
+    table = pa.table(
+        {"id": pa.array(order), "pixels": values, "label": pa.array(digits.target[order])}
+    )
     held_out = int(len(order) * _TEST_SHARE)
     parts = {"test": table.slice(0, held_out), "train": table.slice(held_out)}
     for name, part in parts.items():

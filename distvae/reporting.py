@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from distvae.config import ReportConfig
 from distvae.console import Console
 from distvae.data.codec import encode
-from distvae.data.inputs import scan
 from distvae.data.fragments import plan_input
+from distvae.data.inputs import scan
 from distvae.data.reading import read_fragment
 from distvae.data.roles import require_known
 from distvae.data.storage import locate, write_bytes
@@ -30,7 +30,9 @@ _LATENT_ROWS = 5_000
 _MARGINAL_ROWS = 10_000
 _EXAMPLES = 12
 _STRETCHES = 16
-_NOT_COLOURS = frozenset({"_file", "_row", "mu", "sigma", "scale_tril", "elbo", "reconstruction_error"})
+_NOT_COLOURS = frozenset(
+    {"_file", "_row", "mu", "sigma", "scale_tril", "elbo", "reconstruction_error"}
+)
 _MOST_CLASSES = 20
 
 Array = npt.NDArray[Any]
@@ -117,10 +119,17 @@ def _latent(config: ReportConfig, model: Model) -> tuple[Array | None, Array | N
     elif "mu_0" in table.column_names:
         mu = np.stack([table.column(f"mu_{i}").to_numpy() for i in range(model.latent_dim)], axis=1)
     else:
-        raise DataError(config.embeddings, "has no column 'mu'", "must be a dataset that embed wrote")
+        raise DataError(
+            config.embeddings, "has no column 'mu'", "must be a dataset that embed wrote"
+        )
     if mu.ndim != 2 or mu.shape[1] != model.latent_dim:
         found = f"has {mu.shape[-1]} latent dimensions"
-        raise DataError(config.embeddings, found, f"the model has {model.latent_dim}", "give this model's embeddings")
+        raise DataError(
+            config.embeddings,
+            found,
+            f"the model has {model.latent_dim}",
+            "give this model's embeddings",
+        )
     name = config.color or _choose_colour(table)
     if name is None:
         return mu, None, None
@@ -135,7 +144,9 @@ def _choose_colour(table: pa.Table) -> str | None:
         scalar = not pa.types.is_nested(field.type) and not field.name.startswith(("mu_", "sigma_"))
         if scalar and field.name not in _NOT_COLOURS:
             distinct = pc.count_distinct(table.column(field.name)).as_py()
-            if 2 <= distinct <= _MOST_CLASSES or (distinct > 1 and pa.types.is_floating(field.type)):
+            if 2 <= distinct <= _MOST_CLASSES or (
+                distinct > 1 and pa.types.is_floating(field.type)
+            ):
                 candidates.append((distinct, field.name))
     return min(candidates)[1] if candidates else None
 

@@ -70,7 +70,7 @@ class Model:
 
     @property
     def latent_dim(self) -> int:
-        """k."""
+        """Latent dimensions, k."""
         return self.files.architecture.latent_dim
 
     @property
@@ -95,7 +95,9 @@ class Model:
         encoded = encode(self.codec, table)
         if encoded.rejected.any():
             row = int(np.flatnonzero(encoded.rejected)[0])
-            raise DataError(f"row {row}", encoded.reasons[0], "it cannot be encoded", "drop it or mend it")
+            raise DataError(
+                f"row {row}", encoded.reasons[0], "it cannot be encoded", "drop it or mend it"
+            )
         return encoded
 
     def encode_arrays(self, encoded: Encoded, precision: str = "fp32") -> tuple[Float32, Float32]:
@@ -116,7 +118,7 @@ class Model:
         return decode(self.codec, decode_rows(self.vae, latents, device=self.device))
 
     def sample(self, n: int, seed: int = 0, offset: int = 0) -> pa.Table:
-        """Rows [offset, offset + n) of the synthetic table of ``seed``: what ``generate`` writes."""
+        """Rows [offset, offset + n) of the synthetic table of ``seed``, as ``generate`` writes."""
         return self.sample_rows(offset, n, seed)[0]
 
     def sample_rows(
@@ -136,7 +138,9 @@ class Model:
         inside = slice(first_row - start, first_row - start + rows)
         return decode(self.codec, y[inside]), z[inside]
 
-    def log_likelihood(self, table: pa.Table, k: int = 100, seed: int = 0) -> npt.NDArray[np.float64]:
+    def log_likelihood(
+        self, table: pa.Table, k: int = 100, seed: int = 0
+    ) -> npt.NDArray[np.float64]:
         """Importance-weighted estimate of ln p(x) per row with ``k`` samples, (n,), in nats.
 
         Burda et al. 2016, equation 8. Bernoulli columns are binarised by the seed.
@@ -169,11 +173,17 @@ def read_model(path: str) -> dict[str, bytes]:
     """
     place = locate(path)
     if kind(place) != "directory":
-        raise StorageError(path, "no such model directory", "", "train one with distvae train DATA --model DIR")
+        raise StorageError(
+            path, "no such model directory", "", "train one with distvae train DATA --model DIR"
+        )
     if kind(place.child(CONFIG)) != "file":
         began = kind(place.child("_train")) == "directory"
         found = "training is not finished" if began else f"holds no {CONFIG}"
-        remedy = "go on with distvae train --resume" if began else "give a directory that distvae train wrote"
+        remedy = (
+            "go on with distvae train --resume"
+            if began
+            else "give a directory that distvae train wrote"
+        )
         raise DataError(path, found, "must be a whole model directory", remedy)
     names = [name for name in _FILES if kind(place.child(name)) == "file"]
     return {name: read_bytes(place.child(name)) for name in (*names, CONFIG)}

@@ -54,7 +54,10 @@ def log_likelihood_rows(
         places = numbers[:, 0].long().cpu().numpy()
 
         def eps(first: int, count: int) -> torch.Tensor:
-            drawn = [noise.normal_of(seed, f"score-z/{s}", places, k) for s in range(first, first + count)]
+            drawn = [
+                noise.normal_of(seed, f"score-z/{s}", places, k)
+                for s in range(first, first + count)
+            ]
             return torch.from_numpy(np.stack(drawn))
 
         per_pass = min(_SAMPLES_PER_PASS, samples)
@@ -100,7 +103,9 @@ def add(a: Sums, b: Sums) -> Sums:
     return {name: a[name] + b[name] for name in a} if a else b
 
 
-def metrics(model: Model, sums: Mapping[str, npt.NDArray[np.float64]], samples: int) -> dict[str, Any]:
+def metrics(
+    model: Model, sums: Mapping[str, npt.NDArray[np.float64]], samples: int
+) -> dict[str, Any]:
     """The figures of DESIGN A5 from sums over all rows; nats per row, densities in raw units."""
     n = int(sums["rows"][0])
     values = float(sums["values"][0])
@@ -110,7 +115,9 @@ def metrics(model: Model, sums: Mapping[str, npt.NDArray[np.float64]], samples: 
     about_mean = float((sums["d2"] - np.square(sums["d"]) / np.maximum(sums["n"], 1)).sum())
     explained = explained_variance(float(sums["squared_error"][0]), about_mean)
     has_pca = model.files.pca is not None
-    binary = any(head.startswith("bernoulli") for head in model.files.architecture.likelihoods.values())
+    binary = any(
+        head.startswith("bernoulli") for head in model.files.architecture.likelihoods.values()
+    )
     return {
         "rows": n,
         "rows_rejected": int(sums["rejected"][0]),
@@ -124,7 +131,9 @@ def metrics(model: Model, sums: Mapping[str, npt.NDArray[np.float64]], samples: 
         "latent_dim": model.latent_dim,
         "kl_per_dimension": [float(value) for value in kl],
         "reconstruction_mse": float(sums["squared_error"][0]) / values if values else None,
-        "pca_reconstruction_mse": float(sums["pca_error"][0]) / values if has_pca and values else None,
+        "pca_reconstruction_mse": float(sums["pca_error"][0]) / values
+        if has_pca and values
+        else None,
         "explained_variance": _number(explained),
         "binarize": "dynamic" if binary else "none",
     }
@@ -167,7 +176,7 @@ def _terms(
 def _prepared(
     model: Model, arrays: Sequence[torch.Tensor | None], blocks: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """y and observed of a block; Bernoulli columns drawn by the uniforms after blocks and masks."""
+    """Return y and observed of a block; the uniforms after blocks and masks draw Bernoullis."""
     values = [array for array in arrays[:blocks] if array is not None]
     y, observed = model.vae.prepare(values, arrays[blocks : 2 * blocks])
     uniforms = arrays[2 * blocks]

@@ -1,11 +1,12 @@
-"""``python jobs/evaluate.py …`` is ``distvae evaluate …``: the script to submit as a Ray job."""
+"""``python jobs/evaluate.py …`` is ``distvae evaluate …``, to submit as a Ray job."""
 
 import sys
 from pathlib import Path
 
+# The checkout beside this script comes first.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from distvae.cli import run_job  # noqa: E402 - the checkout beside this script comes first
+from distvae.cli import run_job
 
 if __name__ == "__main__":
     run_job("evaluate")

@@ -1,11 +1,12 @@
-"""``python jobs/verify.py …`` is ``distvae verify …``: the script to submit as a Ray job."""
+"""``python jobs/verify.py …`` is ``distvae verify …``, to submit as a Ray job."""
 
 import sys
 from pathlib import Path
 
+# The checkout beside this script comes first.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from distvae.cli import run_job  # noqa: E402 - the checkout beside this script comes first
+from distvae.cli import run_job
 
 if __name__ == "__main__":
     run_job("verify")

@@ -1,0 +1,1 @@
+"""The cluster floor: the only one that imports Ray."""

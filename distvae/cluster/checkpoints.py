@@ -82,6 +82,9 @@ def read_state(folder: Location) -> State | None:
         position = Position(**json.loads(header["__metadata__"]["position"]))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            place.uri, f"is no checkpoint ({error})", "", "remove the folder and train again without --resume"
+            place.uri,
+            f"is no checkpoint ({error})",
+            "",
+            "remove the folder and train again without --resume",
         ) from None
     return State(position, tensors)

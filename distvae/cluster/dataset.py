@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 import distvae
 from distvae.cluster.nodes import prove_storage, workers_engine
 from distvae.cluster.pool import FragmentWorker, run_fragments
-from distvae.cluster.session import Resources, Session, connect
+from distvae.cluster.session import Resources, Session, connect, refuse_beyond_machine
 from distvae.config import EmbedConfig, GenerateConfig
 from distvae.console import Console
 from distvae.data.fingerprint import fingerprint
 from distvae.data.fragments import Fragment
 from distvae.data.lease import Lease
-from distvae.data.manifest import Receipt
+from distvae.data.manifest import MODEL_KEY, VERSION_KEY, Receipt
+from distvae.data.parts import PartWriter
 from distvae.data.runs import Prepared, finish, running
 from distvae.data.storage import Location, locate
 from distvae.engine import engine_class
-from distvae.errors import RejectedError
+from distvae.errors import ClusterError, RejectedError
+from distvae.saved import Model
 
-__all__ = ["Job", "write_dataset"]
+__all__ = ["Job", "Target", "write_dataset"]
 
 FORMAT_VERSION = 1
 
@@ -39,7 +45,10 @@ class Job:
         record: further entries of ``_run.json`` (resolved config, inputs).
         fragments: the work.
         factory: makes a worker.
-        arguments: of the factory; ``directory``, ``fingerprint`` and ``engine`` are added.
+        model_files: what the workers' model is made of.
+        model_id: its id.
+        schema: of the parts.
+        arguments: of the factory, beside the ``Target``.
         max_rejected: share of rows that may be rejected.
     """
 
@@ -49,6 +58,9 @@ class Job:
     record: Mapping[str, Any]
     fragments: Sequence[Fragment]
     factory: Callable[..., FragmentWorker]
+    model_files: Mapping[str, bytes]
+    model_id: str
+    schema: pa.Schema
     arguments: Mapping[str, Any]
     max_rejected: float = 0.0
 
@@ -56,6 +68,50 @@ class Job:
     def rows(self) -> int:
         """Rows of the whole plan."""
         return sum(fragment.rows for fragment in self.fragments)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a worker needs to know to compute and publish parts of this run.
+
+    Attributes:
+        directory: the dataset.
+        fingerprint: of the run.
+        schema: of its parts.
+        model_files: what the model is made of.
+        model_id: its id.
+        engine: the engine class that every worker must be of.
+        gpus: GPUs that a worker reserves.
+    """
+
+    directory: Location
+    fingerprint: str
+    schema: pa.Schema
+    model_files: Mapping[str, bytes]
+    model_id: str
+    engine: Mapping[str, str]
+    gpus: float
+
+    def open_model(self) -> Model:
+        """The model, on the worker's device.
+
+        Raises:
+            ClusterError: this worker is of another engine class than the run.
+        """
+        mine = engine_class(self.gpus, self.engine["precision"])
+        if mine != dict(self.engine):
+            raise ClusterError(
+                "workers",
+                f"this one computes with {mine}",
+                f"the run is of class {dict(self.engine)}",
+                "use one image and one kind of machine",
+            )
+        return Model.from_files(self.model_files, device=mine["device"])
+
+    def open_part(self, fragment: Fragment) -> PartWriter:
+        """The writer of one fragment's part."""
+        footer = {MODEL_KEY: self.model_id, VERSION_KEY: self.engine["distvae"]}
+        return PartWriter(self.directory, fragment, self.fingerprint, self.schema, footer)
 
 
 def write_dataset(job: Job, console: Console) -> dict[str, Any]:
@@ -69,9 +125,12 @@ def write_dataset(job: Job, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     config = job.config
     directory = locate(config.out)
+    if not _inside_cluster():
+        refuse_beyond_machine(config)
     with ExitStack() as stack:
         session: Session | None = None
-        if config.address or _inside_cluster():
+        # What memory a local Ray offers is known once it runs: ask before anything is written.
+        if config.address or config.memory_per_worker or _inside_cluster():
             session = stack.enter_context(connect(config))
             resources = session.resources(config, len(job.fragments))
             engine = workers_engine(session, resources, config.precision)
@@ -88,20 +147,31 @@ def write_dataset(job: Job, console: Console) -> dict[str, Any]:
             session = stack.enter_context(connect(config))
             resources = session.resources(config, len(job.fragments))
         prove_storage(session, directory)
-        receipts = _work(job, resources, engine, record, directory, prepared, lease, console)
+        target = Target(
+            directory=directory,
+            fingerprint=record["fingerprint"],
+            schema=job.schema,
+            model_files=job.model_files,
+            model_id=job.model_id,
+            engine=engine,
+            gpus=config.gpus_per_worker,
+        )
+        _warn_without_gpu(config.gpus_per_worker, engine, console)
+        receipts = _work(job, resources, target, prepared, lease, console)
         lease.check()
         finish(directory, record, job.fragments, receipts)
         new = sum(r.rows_in for r in receipts) - sum(r.rows_in for r in prepared.done.values())
         return _result(job, receipts, started, new, resources.workers[1])
 
 
-def _inside_cluster() -> bool:
-    import os
+def _warn_without_gpu(gpus: float, engine: Mapping[str, str], console: Console) -> None:
+    if gpus > 0 and engine["device"] == "cpu":
+        console.warn("workers reserve GPUs, but torch sees none there: they compute on the CPU")
 
+
+def _inside_cluster() -> bool:
     if os.environ.get("RAY_ADDRESS"):
         return True
-    import sys
-
     ray = sys.modules.get("ray")
     return bool(ray and ray.is_initialized())
 
@@ -121,9 +191,7 @@ def _record(job: Job, engine: Mapping[str, str]) -> dict[str, Any]:
 def _work(
     job: Job,
     resources: Resources,
-    engine: Mapping[str, str],
-    record: Mapping[str, Any],
-    directory: Location,
+    target: Target,
     prepared: Prepared,
     lease: Lease,
     console: Console,
@@ -132,13 +200,10 @@ def _work(
     receipts = dict(prepared.done)
     left = [fragment for fragment in job.fragments if fragment.index not in receipts]
     if receipts:
-        console.note(f"{job.title}: {len(receipts)} of {len(job.fragments)} fragments are done already")
-    arguments = {
-        **job.arguments,
-        "directory": directory,
-        "fingerprint": record["fingerprint"],
-        "engine": dict(engine),
-    }
+        console.note(
+            f"{job.title}: {len(receipts)} of {len(job.fragments)} fragments are done already"
+        )
+    arguments = {**job.arguments, "target": target}
     rejected = sum(receipt.rows_rejected for receipt in receipts.values())
     _check_rejected(job, rejected)
     with console.stage(job.title, sum(fragment.rows for fragment in left)) as advance:
@@ -147,7 +212,9 @@ def _work(
             receipts[fragment.index] = receipt
             rejected += receipt.rows_rejected
             _check_rejected(job, rejected, receipt)
-            advance(fragment.rows, fragments=f"{len(receipts)}/{len(job.fragments)}", rejected=rejected)
+            advance(
+                fragment.rows, fragments=f"{len(receipts)}/{len(job.fragments)}", rejected=rejected
+            )
     return [receipts[fragment.index] for fragment in job.fragments]
 
 
@@ -164,9 +231,7 @@ def _check_rejected(job: Job, rejected: int, receipt: Receipt | None = None) -> 
     )
 
 
-def _result(
-    job: Job, receipts: Any, started: float, new_rows: int, workers: int
-) -> dict[str, Any]:
+def _result(job: Job, receipts: Any, started: float, new_rows: int, workers: int) -> dict[str, Any]:
     seconds = time.monotonic() - started
     done = list(receipts)
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distvae.cluster.dataset import Job, write_dataset
+from distvae.cluster.dataset import Job, Target, write_dataset
 from distvae.cluster.overlap import ahead, behind
 from distvae.config import EmbedConfig
 from distvae.console import Console
 from distvae.data.codec import Encoded, encode
 from distvae.data.fragments import Fragment
 from distvae.data.inputs import InputFile
-from distvae.data.manifest import MODEL_KEY, VERSION_KEY, Receipt
+from distvae.data.manifest import Receipt
 from distvae.data.parts import PartWriter
 from distvae.data.reading import source_columns
 from distvae.data.selection import Batch, read_batches
-from distvae.data.storage import Location
-from distvae.engine import engine_class
-from distvae.errors import ClusterError, UsageError
+from distvae.errors import UsageError
 from distvae.planning import DataPlan, expand_names, plan_data
-from distvae.saved import Model, check_columns, load, read_model
+from distvae.saved import Model, check_columns, read_model
 from distvae.scoring import elbo_rows
 
 __all__ = ["embed", "embed_job"]
@@ -64,18 +62,11 @@ def embed_job(config: EmbedConfig) -> Job:
     Raises:
         UsageError, DataError, StorageError: options, model or data do not fit.
     """
-    model = load(config.model)
+    model_files = read_model(config.model)
+    model = Model.from_files(model_files, config.model)
     plan = plan_data(config.data, config.fragment_rows, config.where)
     check_columns(model, plan.inputs.schema, config.data)
     options = _options(config, plan.inputs.schema)
-    arguments = {
-        "model_files": read_model(config.model),
-        "model_id": model.id,
-        "files": plan.inputs.files,
-        "schema": _output_schema(options, model.latent_dim, plan.inputs.schema),
-        "options": options,
-        "gpus": config.gpus_per_worker,
-    }
     return Job(
         config=config,
         title="embed",
@@ -83,7 +74,10 @@ def embed_job(config: EmbedConfig) -> Job:
         record=_run_record(config, plan),
         fragments=plan.fragments,
         factory=_EmbedWorker,
-        arguments=arguments,
+        model_files=model_files,
+        model_id=model.id,
+        schema=_output_schema(options, model.latent_dim, plan.inputs.schema),
+        arguments={"files": plan.inputs.files, "options": options},
         max_rejected=config.max_rejected,
     )
 
@@ -93,7 +87,9 @@ def _options(config: EmbedConfig, schema: pa.Schema) -> _Options:
     keep = expand_names("keep", config.keep, schema.names)
     for name in (*keys, *keep):
         if name in _RESERVED:
-            raise UsageError("key", f"got {name!r}", "the output has a column of that name", "rename it in DATA")
+            raise UsageError(
+                "key", f"got {name!r}", "the output has a column of that name", "rename it in DATA"
+            )
     return _Options(
         keys=tuple(dict.fromkeys((*keys, *keep))) if keys else ("_file", "_row", *keep),
         with_elbo=config.with_elbo,
@@ -144,34 +140,18 @@ def _output_schema(options: _Options, latent_dim: int, schema: pa.Schema) -> pa.
             kind = _vector_type(options.layout, options.dtype, latent_dim)
             fields.append(pa.field(name, kind, nullable=False))
     if options.with_elbo:
-        fields += [pa.field(n, pa.float32(), nullable=False) for n in ("elbo", "reconstruction_error")]
+        fields += [
+            pa.field(n, pa.float32(), nullable=False) for n in ("elbo", "reconstruction_error")
+        ]
     return pa.schema(fields)
 
 
 class _EmbedWorker:
     """Holds the model in a worker process; reads, encodes and publishes whole fragments."""
 
-    def __init__(
-        self,
-        model_files: Mapping[str, bytes],
-        model_id: str,
-        files: Sequence[InputFile],
-        schema: pa.Schema,
-        options: _Options,
-        gpus: float,
-        directory: Location,
-        fingerprint: str,
-        engine: Mapping[str, str],
-    ) -> None:
-        mine = engine_class(gpus, options.precision)
-        if mine != dict(engine):
-            raise ClusterError(
-                "workers", f"this one computes with {mine}", f"the run is of class {dict(engine)}", "use one image"
-            )
-        self.model = Model.from_files(model_files, device=mine["device"])
-        self.files, self.schema, self.options = files, schema, options
-        self.directory, self.fingerprint = directory, fingerprint
-        self.footer = {MODEL_KEY: model_id, VERSION_KEY: engine["distvae"]}
+    def __init__(self, files: Sequence[InputFile], options: _Options, target: Target) -> None:
+        self.files, self.options, self.target = files, options, target
+        self.model = target.open_model()
         names = [column.feature.name for column in self.model.codec.columns]
         copied = [name for name in options.keys if name not in ("_file", "_row")]
         self.columns = list(dict.fromkeys([*names, *copied]))
@@ -179,8 +159,12 @@ class _EmbedWorker:
     def run(self, fragment: Fragment) -> Receipt:
         """Embed one fragment and commit its part."""
         rows_in, skipped = 0, 0
-        with PartWriter(self.directory, fragment, self.fingerprint, self.schema, self.footer) as writer:
-            with behind(lambda pair: _put(writer, pair)) as put:
+        with self.target.open_part(fragment) as writer:
+
+            def put_tables(tables: tuple[pa.Table, pa.Table | None]) -> None:
+                _put(writer, tables)
+
+            with behind(put_tables) as put:
                 for batch, encoded in ahead(self._encoded(fragment)):
                     rows_in += len(batch.rows)
                     skipped += batch.skipped
@@ -209,7 +193,7 @@ class _EmbedWorker:
         if self.options.with_elbo:
             scores = elbo_rows(self.model, encoded, batch.rows, self.options.seed)
             columns += [pa.array(score.astype(np.float32)) for score in scores]
-        table = pa.table(columns, schema=self.schema)
+        table = pa.table(columns, schema=self.target.schema)
         if not encoded.rejected.any():
             return table, None
         return table.filter(pa.array(~encoded.rejected)), self._refused(fragment, batch, encoded)
@@ -217,7 +201,8 @@ class _EmbedWorker:
     def _keys(self, fragment: Fragment, batch: Batch) -> list[Any]:
         located = self._located(fragment, batch) if "_file" in self.options.keys else {}
         return [
-            located[name] if name in located else batch.table.column(name) for name in self.options.keys
+            located[name] if name in located else batch.table.column(name)
+            for name in self.options.keys
         ]
 
     def _located(self, fragment: Fragment, batch: Batch) -> dict[str, pa.Array]:
@@ -240,7 +225,11 @@ class _EmbedWorker:
         kind = _vector_type(self.options.layout, self.options.dtype, k)
         if self.options.layout == "fixed":
             return [pa.FixedSizeListArray.from_arrays(flat, type=kind)]
-        return [pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * k), flat, type=kind)]
+        return [
+            pa.ListArray.from_arrays(
+                pa.array(np.arange(n + 1, dtype=np.int32) * k), flat, type=kind
+            )
+        ]
 
     def _refused(self, fragment: Fragment, batch: Batch, encoded: Encoded) -> pa.Table:
         """The rejected rows of a batch: keys, source file and row, reason."""

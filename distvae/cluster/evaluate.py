@@ -65,7 +65,12 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     for index in sorted(found):
         total = add(total, found[index])
     if not total or total["rows"][0] == 0:
-        raise DataError(", ".join(config.data), "holds no row that can be evaluated", "one is needed", "see --where")
+        raise DataError(
+            ", ".join(config.data),
+            "holds no row that can be evaluated",
+            "one is needed",
+            "see --where",
+        )
     figures = metrics(model, total, config.importance_samples)
     return {**figures, "model_id": model.id, "seconds": round(time.monotonic() - started, 3)}
 
@@ -82,7 +87,9 @@ class _Evaluator:
         seed: int,
         gpus: float,
     ) -> None:
-        self.model = Model.from_files(model_files, device="cuda" if gpus > 0 and has_cuda() else "cpu")
+        self.model = Model.from_files(
+            model_files, device="cuda" if gpus > 0 and has_cuda() else "cpu"
+        )
         self.files, self.where, self.samples, self.seed = files, where, samples, seed
 
     def run(self, fragment: Fragment) -> Sums:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from distvae.cluster.dataset import Job, write_dataset
+from distvae.cluster.dataset import Job, Target, write_dataset
 from distvae.cluster.overlap import behind
 from distvae.config import GenerateConfig
 from distvae.console import Console
 from distvae.data.fragments import Fragment, plan_rows
-from distvae.data.manifest import MODEL_KEY, VERSION_KEY, Receipt
-from distvae.data.parts import PartWriter
-from distvae.data.storage import Location
-from distvae.engine import engine_class
-from distvae.errors import ClusterError, UsageError
-from distvae.saved import Model, load, read_model
+from distvae.data.manifest import Receipt
+from distvae.errors import UsageError
+from distvae.saved import Model, read_model
 
 __all__ = ["generate", "generate_job"]
 
@@ -39,11 +36,14 @@ def generate_job(config: GenerateConfig) -> Job:
     Raises:
         DataError, StorageError: the model does not load.
     """
-    model = load(config.model)
+    model_files = read_model(config.model)
+    model = Model.from_files(model_files, config.model)
     schema = model.schema
     if config.with_latents:
         if "z" in schema.names:
-            raise UsageError("with_latents", "the table has a column 'z' already", "z would be ambiguous")
+            raise UsageError(
+                "with_latents", "the table has a column 'z' already", "z would be ambiguous"
+            )
         schema = schema.append(latent_field(model.latent_dim))
     items = {
         "command": "generate",
@@ -58,15 +58,6 @@ def generate_job(config: GenerateConfig) -> Job:
         "fragment_rows": config.fragment_rows,
         "rows_per_batch": _ROWS_PER_BATCH,
     }
-    arguments = {
-        "model_files": read_model(config.model),
-        "model_id": model.id,
-        "schema": schema,
-        "seed": config.seed,
-        "precision": config.precision,
-        "with_latents": config.with_latents,
-        "gpus": config.gpus_per_worker,
-    }
     return Job(
         config=config,
         title="generate",
@@ -74,7 +65,10 @@ def generate_job(config: GenerateConfig) -> Job:
         record={"config": config.model_dump(mode="json")},
         fragments=plan_rows(config.offset, config.rows, config.fragment_rows),
         factory=_GenerateWorker,
-        arguments=arguments,
+        model_files=model_files,
+        model_id=model.id,
+        schema=schema,
+        arguments={"seed": config.seed, "with_latents": config.with_latents},
     )
 
 
@@ -87,33 +81,15 @@ def latent_field(width: int) -> pa.Field:
 class _GenerateWorker:
     """Holds the model in a worker process; samples, decodes and publishes whole fragments."""
 
-    def __init__(
-        self,
-        model_files: Mapping[str, bytes],
-        model_id: str,
-        schema: pa.Schema,
-        seed: int,
-        precision: str,
-        with_latents: bool,
-        gpus: float,
-        directory: Location,
-        fingerprint: str,
-        engine: Mapping[str, str],
-    ) -> None:
-        mine = engine_class(gpus, precision)
-        if mine != dict(engine):
-            raise ClusterError(
-                "workers", f"this one computes with {mine}", f"the run is of class {dict(engine)}", "use one image"
-            )
-        self.model = Model.from_files(model_files, device=mine["device"])
-        self.schema, self.seed, self.precision = schema, seed, precision
-        self.with_latents = with_latents
-        self.directory, self.fingerprint = directory, fingerprint
-        self.footer = {MODEL_KEY: model_id, VERSION_KEY: engine["distvae"]}
+    def __init__(self, seed: int, with_latents: bool, target: Target) -> None:
+        self.seed, self.with_latents, self.target = seed, with_latents, target
+        self.precision = target.engine["precision"]
+        self.schema = target.schema
+        self.model = target.open_model()
 
     def run(self, fragment: Fragment) -> Receipt:
         """Generate one fragment and commit its part."""
-        with PartWriter(self.directory, fragment, self.fingerprint, self.schema, self.footer) as writer:
+        with self.target.open_part(fragment) as writer:
             with behind(writer.write) as put:
                 for table in self._tables(fragment):
                     put(table)

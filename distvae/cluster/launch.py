@@ -88,7 +88,9 @@ def run_training(job: TrainJob, session: Session, resources: Resources, console:
         raise listener.failure
     state = read_state(job.folder)
     if state is None or not state.position.finished:
-        raise ClusterError("training", "ended early", "its last checkpoint is not final", "go on with --resume")
+        raise ClusterError(
+            "training", "ended early", "its last checkpoint is not final", "go on with --resume"
+        )
 
 
 def _fit(job: TrainJob, resources: Resources, workers: int, board: Any) -> None:
@@ -102,11 +104,8 @@ def _fit(job: TrainJob, resources: Resources, workers: int, board: Any) -> None:
     if resources.memory:
         per_worker["memory"] = resources.memory
     elastic = resources.workers[0] != resources.workers[1]
-    scaling = ScalingConfig(
-        num_workers=resources.workers if elastic and workers else workers,
-        use_gpu=cuda,
-        resources_per_worker=per_worker,
-    )
+    count: Any = resources.workers if elastic and workers else workers
+    scaling = ScalingConfig(num_workers=count, use_gpu=cuda, resources_per_worker=per_worker)
     place = job.folder.child("ray")
     trainer = TorchTrainer(
         _entry,
@@ -126,7 +125,12 @@ def _fit(job: TrainJob, resources: Resources, workers: int, board: Any) -> None:
         raise
     except RuntimeError as error:  # Ray Train's own errors: workers that died too often
         text = " ".join(str(error).split())[:300]
-        raise ClusterError("training", f"workers failed ({text})", "", "see the cluster's logs; go on with --resume") from error
+        raise ClusterError(
+            "training",
+            f"workers failed ({text})",
+            "",
+            "see the cluster's logs; go on with --resume",
+        ) from error
 
 
 def _entry(config: dict[str, Any]) -> None:
@@ -157,7 +161,7 @@ def _board(listener: _Listener) -> Iterator[Any]:
     """An actor that holds the workers' messages until a thread of the driver fetches them."""
     import ray
 
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board: Any = ray.remote(num_cpus=0)(_Board).remote()
     closing = threading.Event()
 
     def drain() -> None:

@@ -182,7 +182,7 @@ class _Trainer:
         if len(rows):
             reconstruction, kl = self._terms(rows, places, in_batch)
             loss = (weight * kl.sum() - reconstruction.sum()) / in_batch
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             with torch.no_grad():
                 parts = (loss * in_batch, reconstruction.sum(), kl.sum())
                 self.flat.figures[:_ROWS] = torch.stack([part.detach() for part in parts])
@@ -211,9 +211,7 @@ class _Trainer:
         whole = normal(self.job.config.seed, stream, self.position.steps, rows, columns)
         return torch.from_numpy(whole[places]).to(self.world.device)
 
-    def _binarized(
-        self, y: torch.Tensor, rows: int, places: np.ndarray[Any, Any]
-    ) -> torch.Tensor:
+    def _binarized(self, y: torch.Tensor, rows: int, places: np.ndarray[Any, Any]) -> torch.Tensor:
         """Fresh 0/1 draws of the Bernoulli columns, if training asks for them."""
         config = self.job.config
         if config.binarize == "none":
@@ -246,10 +244,11 @@ class _Trainer:
             wrong = (~torch.isfinite(terms.per_feature)).sum(0).float().cpu()
         wrong = sum_over_ranks(wrong.to(self.world.device), self.world).cpu()
         columns = [name for name, count in zip(names, wrong.tolist(), strict=True) if count]
+        position = self.position
         told = "in columns " + ", ".join(columns) if columns else "in the gradient"
         raise DataError(
             "training loss",
-            f"is not finite at step {self.position.steps + 1} (epoch {self.position.epoch + 1}), {told}",
+            f"is not finite at step {position.steps + 1} (epoch {position.epoch + 1}), {told}",
             "every rank stopped before the update",
             "lower --learning-rate, or look at these columns for extreme values",
         )
@@ -323,7 +322,9 @@ class _Trainer:
             for start in range(0, len(rows), _VALIDATION_ROWS):
                 part = rows.take(slice(start, start + _VALIDATION_ROWS))
                 y, observed = self.model.prepare(*_tensors(part, self.world.device))
-                eps = torch.from_numpy(normal_of(config.seed, "validate", part.numbers, config.latent_dim))
+                eps = torch.from_numpy(
+                    normal_of(config.seed, "validate", part.numbers, config.latent_dim)
+                )
                 if config.binarize == "dynamic":
                     stream, width = "validate-binarize", self.job.architecture.width
                     drawn = uniform_of(config.seed, stream, part.numbers, width)
@@ -351,7 +352,7 @@ class _Trainer:
     def _inputs(
         self, rows: Rows, places: np.ndarray[Any, Any], in_batch: int
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """y (r, D), observed (r, D) and eps (m, r, k) of this rank's rows of a batch."""
+        """Return y (r, D), observed (r, D) and eps (m, r, k) of this rank's rows of a batch."""
         config = self.job.config
         noise = self._noise("train", in_batch, config.mc_samples * config.latent_dim, places)
         eps = noise.reshape(len(rows), config.mc_samples, config.latent_dim).transpose(0, 1)
@@ -359,9 +360,7 @@ class _Trainer:
         return self._binarized(y, in_batch, places), observed, eps
 
 
-def _tensors(
-    rows: Rows, device: str
-) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+def _tensors(rows: Rows, device: str) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
     """The blocks and masks on the device."""
     blocks = [torch.from_numpy(block).to(device) for block in rows.blocks]
     masks = [None if mask is None else torch.from_numpy(mask).to(device) for mask in rows.masks]

@@ -124,10 +124,16 @@ def _on_each_node(
         if node["Alive"] and enough:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             gpus = 0 if resources is None else resources.gpus
-            remote = ray.remote(num_cpus=0, num_gpus=gpus, scheduling_strategy=pinned)(function)
-            tasks[node["NodeID"]] = remote.remote(*arguments)
+            options: dict[str, Any] = {
+                "num_cpus": 0,
+                "num_gpus": gpus,
+                "scheduling_strategy": pinned,
+            }
+            tasks[node["NodeID"]] = ray.remote(**options)(function).remote(*arguments)
     try:
         return dict(zip(tasks, ray.get(list(tasks.values()), timeout=_SECONDS), strict=True))
     except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError) as error:
         text = " ".join(str(error).split())[:200]
-        raise ClusterError("workers", f"a node does not answer ({text})", "", "see distvae's README on clusters") from None
+        raise ClusterError(
+            "workers", f"a node does not answer ({text})", "", "see distvae's README on clusters"
+        ) from None

@@ -5,6 +5,7 @@ pyarrow and torch release the interpreter's lock while they work, so threads are
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -25,24 +26,16 @@ def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
     line: queue.Queue[object] = queue.Queue(depth)
     closed = threading.Event()
 
-    def put(item: object) -> None:
-        while not closed.is_set():
-            try:
-                line.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
     def work() -> None:
         try:
             for item in items:
-                put(item)
+                _put_unless(closed, line, item)
                 if closed.is_set():
                     return
-        except BaseException as error:
-            put(_Raised(error))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the reader raises it
+            _put_unless(closed, line, _Raised(error))
         else:
-            put(_END)
+            _put_unless(closed, line, _END)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -72,7 +65,7 @@ def behind(consume: Callable[[T], None], depth: int = 2) -> Iterator[Callable[[T
                 continue
             try:
                 consume(item)  # type: ignore[arg-type]
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - the other thread raises it
                 failed.append(error)
 
     def put(item: T) -> None:
@@ -92,6 +85,14 @@ def behind(consume: Callable[[T], None], depth: int = 2) -> Iterator[Callable[[T
         thread.join()
     if failed:
         raise failed[0]
+
+
+def _put_unless(closed: threading.Event, line: queue.Queue[object], item: object) -> None:
+    """Hand over ``item``, or give up when the reader has gone."""
+    while not closed.is_set():
+        with contextlib.suppress(queue.Full):
+            line.put(item, timeout=0.1)
+            return
 
 
 class _Raised:

@@ -51,7 +51,9 @@ def run_fragments(
         ClusterError: Ray lost the pool or made no progress for half an hour.
     """
     for start in range(0, len(fragments), _FRAGMENTS_PER_WAVE):
-        yield from _wave(factory, arguments, fragments[start : start + _FRAGMENTS_PER_WAVE], resources)
+        yield from _wave(
+            factory, arguments, fragments[start : start + _FRAGMENTS_PER_WAVE], resources
+        )
 
 
 def _wave(
@@ -79,9 +81,13 @@ def _wave(
         memory=resources.memory or None,
     )
     try:
-        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for index, text in zip(batch["index"].to_pylist(), batch["result"].to_pylist(), strict=True):
-                result = pickle.loads(text)
+        batches: Iterator[Any] = iter(
+            results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        )
+        for batch in batches:
+            indices, texts = batch["index"].to_pylist(), batch["result"].to_pylist()
+            for index, text in zip(indices, texts, strict=True):
+                result = pickle.loads(text)  # noqa: S301 - our own worker's
                 if isinstance(result, DistvaeError):
                     raise result
                 yield by_index[index], result
@@ -91,7 +97,12 @@ def _wave(
 
 def _lost(error: BaseException) -> ClusterError:
     text = " ".join(str(error).split())[:300]
-    return ClusterError("workers", f"died and could not be replaced ({text})", "", "see the cluster's logs; resume later")
+    return ClusterError(
+        "workers",
+        f"died and could not be replaced ({text})",
+        "",
+        "see the cluster's logs; resume later",
+    )
 
 
 def _quiet_context() -> None:
@@ -108,7 +119,9 @@ def _quiet_context() -> None:
 class _Adapter:
     """Runs in the worker: one block holds one fragment."""
 
-    def __init__(self, factory: Callable[..., FragmentWorker], arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self, factory: Callable[..., FragmentWorker], arguments: Mapping[str, Any]
+    ) -> None:
         self._failed: DistvaeError | None = None
         try:
             self._worker = factory(**arguments)
@@ -116,7 +129,8 @@ class _Adapter:
             self._failed = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        fragments = [pickle.loads(text) for text in batch["fragment"].to_pylist()]
+        texts = batch["fragment"].to_pylist()
+        fragments = [pickle.loads(text) for text in texts]  # noqa: S301 - our own driver's
         results = [pickle.dumps(self._run(fragment)) for fragment in fragments]
         indices = [fragment.index for fragment in fragments]
         return pa.table({"index": indices, "result": pa.array(results, pa.large_binary())})
@@ -128,7 +142,9 @@ class _Adapter:
             return self._worker.run(fragment)
         except DistvaeError as error:
             return error
-        except Exception as error:  # a fault of ours: told in one line, the traceback with --debug
-            fault = DistvaeError(f"fragment {fragment.index}", f"{type(error).__name__}: {error}", _FAULT)
+        except Exception as error:  # noqa: BLE001 - told in one line, the traceback with --debug
+            fault = DistvaeError(
+                f"fragment {fragment.index}", f"{type(error).__name__}: {error}", _FAULT
+            )
             fault.add_note(traceback.format_exc())
             return fault

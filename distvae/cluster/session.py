@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from distvae.config import JobConfig, parse_bytes, worker_range
+from distvae.console import human_bytes
 from distvae.errors import ClusterError
 
-__all__ = ["Resources", "Session", "connect"]
+__all__ = ["Resources", "Session", "connect", "refuse_beyond_machine"]
 
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -71,11 +72,17 @@ class Session:
             ClusterError: no node offers what one worker asks for.
         """
         memory = parse_bytes(config.memory_per_worker) if config.memory_per_worker else 0
-        need = {"CPU": float(config.cpus_per_worker), "GPU": config.gpus_per_worker, "memory": float(memory)}
+        need = {
+            "CPU": float(config.cpus_per_worker),
+            "GPU": config.gpus_per_worker,
+            "memory": float(memory),
+        }
         self._refuse_impossible({name: amount for name, amount in need.items() if amount})
         if config.workers == "auto":
             offered = _most_offered(self.totals)
-            room = min(int(offered.get(name, 0) // amount) for name, amount in need.items() if amount)
+            room = min(
+                int(offered.get(name, 0) // amount) for name, amount in need.items() if amount
+            )
             filled = max(1, min(room, units))
             workers = (filled, filled)
         else:
@@ -88,19 +95,27 @@ class Session:
 
         best = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         best += [dict(group.resources) for group in _node_groups()]
-        if any(all(node.get(name, 0.0) >= amount for name, amount in need.items()) for node in best):
+        if any(
+            all(node.get(name, 0.0) >= amount for name, amount in need.items()) for node in best
+        ):
             return
         for name, amount in need.items():
             most = max((node.get(name, 0.0) for node in best), default=0.0)
             if most < amount:
-                option = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker", "memory": "memory_per_worker"}[name]
+                option = {
+                    "CPU": "cpus_per_worker",
+                    "GPU": "gpus_per_worker",
+                    "memory": "memory_per_worker",
+                }[name]
                 raise ClusterError(
                     option,
                     f"got {amount:g}",
                     f"the largest node of this cluster offers {most:g} {name}",
                     f"lower --{option.replace('_', '-')} or add a node that has it",
                 )
-        raise ClusterError("workers", f"need {need} on one node", "no node offers all of it", "ask for less")
+        raise ClusterError(
+            "workers", f"need {need} on one node", "no node offers all of it", "ask for less"
+        )
 
 
 def _node_groups() -> list[Any]:
@@ -121,6 +136,48 @@ def _most_offered(totals: Mapping[str, float]) -> dict[str, float]:
     return offered
 
 
+def refuse_beyond_machine(config: JobConfig) -> None:
+    """Tell before anything starts what a local Ray could never offer; with a cluster do nothing.
+
+    Raises:
+        ClusterError: a worker asks for more than this machine has.
+    """
+    if _address(config) != "local":
+        return
+    need = {
+        "CPU": float(config.cpus_per_worker),
+        "GPU": config.gpus_per_worker,
+        "memory": float(parse_bytes(config.memory_per_worker or "0")),
+    }
+    for name, amount in need.items():
+        if amount and amount > (most := _of_this_machine(name)):
+            raise _too_much(name, amount, most, "this machine")
+
+
+def _of_this_machine(name: str) -> float:
+    if name == "CPU":
+        return float(_cores())
+    if name == "memory":
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    import torch
+
+    return float(torch.cuda.device_count())
+
+
+def _too_much(name: str, amount: float, most: float, where: str) -> ClusterError:
+    option = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker", "memory": "memory_per_worker"}[
+        name
+    ]
+    shown = human_bytes if name == "memory" else "{:g}".format
+    unit = {"CPU": " CPU cores", "GPU": " GPUs", "memory": " of memory"}[name]
+    return ClusterError(
+        option,
+        f"got {shown(amount)}",
+        f"{where} offers {shown(most)}{unit}",
+        f"lower --{option.replace('_', '-')}, or use a cluster with such a node",
+    )
+
+
 @contextmanager
 def connect(config: JobConfig) -> Iterator[Session]:
     """Connect to ``--address``, to ``$RAY_ADDRESS`` (inside a Ray job), or start a local Ray.
@@ -131,7 +188,8 @@ def connect(config: JobConfig) -> Iterator[Session]:
     Raises:
         ClusterError: the cluster cannot be reached or refuses us.
     """
-    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(config)
+    refuse_beyond_machine(config)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -147,6 +205,15 @@ def connect(config: JobConfig) -> Iterator[Session]:
             yield _session(embedded=address == "local")
         finally:
             ray.shutdown()
+
+
+def _address(config: JobConfig) -> str:
+    return config.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _cores() -> int:
+    affine = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
 
 
 @contextmanager
@@ -178,8 +245,7 @@ def _init(address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         _ensure_private_token()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
+        ray.init(address="local", num_cpus=_cores(), include_dashboard=False, **options)
         return
     _refuse_unreachable(address)
     try:
@@ -229,7 +295,10 @@ def _refuse_unreachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise ClusterError(
-            "--address", f"got {address}", f"nothing answers there ({error.strerror or error})", "check host and port"
+            "--address",
+            f"got {address}",
+            f"nothing answers there ({error.strerror or error})",
+            "check host and port",
         ) from None
 
 

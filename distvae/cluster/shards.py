@@ -100,7 +100,7 @@ def row_bytes(codec: Codec) -> int:
     none = empty_rows(codec)
     values = sum(block.shape[1] * block.dtype.itemsize for block in none.blocks)
     masked = sum(column.stop - column.start for column in codec.columns if column.has_missing)
-    return values + masked
+    return int(values + masked)
 
 
 def empty_rows(codec: Codec) -> Rows:
@@ -116,7 +116,9 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
         return parts[0]
     count = len(parts[0].blocks)
     blocks = tuple(np.concatenate([part.blocks[b] for part in parts]) for b in range(count))
-    masks = tuple(_join_masks([(p.masks[b], p.blocks[b].shape) for p in parts]) for b in range(count))
+    masks = tuple(
+        _join_masks([(p.masks[b], p.blocks[b].shape) for p in parts]) for b in range(count)
+    )
     return Rows(blocks, masks, np.concatenate([part.numbers for part in parts]))
 
 

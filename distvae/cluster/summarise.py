@@ -50,7 +50,11 @@ class _Summariser:
     """Summarises whole fragments in a worker process."""
 
     def __init__(
-        self, files: Sequence[InputFile], features: Sequence[Feature], split: Split, where: str | None
+        self,
+        files: Sequence[InputFile],
+        features: Sequence[Feature],
+        split: Split,
+        where: str | None,
     ) -> None:
         self.files, self.features, self.split, self.where = files, features, split, where
 
@@ -105,7 +109,12 @@ def summarise_input(
         total = part if total is None else merge(total, part)
     assert total is not None
     if total.rows == 0:
-        raise DataError("DATA", "leaves no training row", "at least one is needed", "loosen --where or --sample-rows")
+        raise DataError(
+            "DATA",
+            "leaves no training row",
+            "at least one is needed",
+            "loosen --where or --sample-rows",
+        )
     ordered = [found[index] for index in sorted(found)]
     return Pass(
         total,

@@ -48,8 +48,21 @@ _MOST_VALIDATION_ROWS = 500_000
 _SHARE_OF_MEMORY = 0.4
 # Options that say where and how long, not what: a resume may change them.
 _FREE = frozenset(
-    "data model address workers gpus_per_worker cpus_per_worker memory_per_worker epochs max_steps patience "
-    "checkpoint_seconds resume overwrite".split()
+    {
+        "data",
+        "model",
+        "address",
+        "workers",
+        "gpus_per_worker",
+        "cpus_per_worker",
+        "memory_per_worker",
+        "epochs",
+        "max_steps",
+        "patience",
+        "checkpoint_seconds",
+        "resume",
+        "overwrite",
+    }
 )
 
 
@@ -106,19 +119,36 @@ def train_plan(config: TrainConfig) -> TrainPlan:
 
 def _heads(config: TrainConfig, features: Sequence[Feature]) -> dict[str, str]:
     """The likelihood of each feature that does not take the default; ``*`` names them all."""
-    from distvae.model.likelihoods import HEADS
-
     names = [feature.name for feature in features]
     heads: dict[str, str] = {}
     for column, head in config.likelihood.items():
         if column != "*" and column not in names:
-            raise UsageError("likelihood", f"no column {column!r}", f"the features are {', '.join(names[:10])}")
+            raise UsageError(
+                "likelihood", f"no column {column!r}", f"the features are {', '.join(names[:10])}"
+            )
         if head.partition(":")[0] not in HEADS:
-            raise UsageError("likelihood", f"got {head!r} for {column}", f"must be one of {', '.join(HEADS)}")
-        heads |= {name: head for name in (names if column == "*" else [column])}
+            raise UsageError(
+                "likelihood", f"got {head!r} for {column}", f"must be one of {', '.join(HEADS)}"
+            )
+        heads |= dict.fromkeys(names if column == "*" else [column], head)
     if config.binarize == "dynamic" and "bernoulli" not in heads.values():
-        raise UsageError("binarize", "got dynamic", "needs a bernoulli likelihood", "add --likelihood COL=bernoulli")
+        raise UsageError(
+            "binarize",
+            "got dynamic",
+            "needs a bernoulli likelihood",
+            "add --likelihood COL=bernoulli",
+        )
     return heads
+
+
+def _refuse_head(column: str, head: str) -> None:
+    from distvae.model.likelihoods import check_head
+
+    try:
+        check_head(head)
+    except UsageError as error:
+        _, value, rule, remedy = error.args
+        raise UsageError("likelihood", f"got {value} for {column}", rule, remedy) from None
 
 
 def train(config: TrainConfig, console: Console) -> dict[str, Any]:
@@ -138,7 +168,12 @@ def train(config: TrainConfig, console: Console) -> dict[str, Any]:
         resources = session.resources(config, len(session.nodes))
         note = _begin(plan, session)
         passed = summarise_input(
-            plan.data, plan.features, plan.split, config.where, session.resources(config, len(plan.data.fragments)), console
+            plan.data,
+            plan.features,
+            plan.split,
+            config.where,
+            session.resources(config, len(plan.data.fragments)),
+            console,
         )
         codec = fit_codec(plan.features, passed.summary, _unit_columns(plan))
         pca = _baseline(passed, config.latent_dim, console)
@@ -159,14 +194,19 @@ def _result(
     position = state.position
     return {
         "model": config.model,
-        **{name: figures[name] for name in ("model_id", "rows_trained", "rows_held_out", "parameters")},
+        **{
+            name: figures[name]
+            for name in ("model_id", "rows_trained", "rows_held_out", "parameters")
+        },
         "epochs": position.epoch,
         "steps": position.steps,
         "metrics": figures["metrics"],
         "seconds": round(seconds, 3),
         "seconds_before_training": round(before, 3),
         "seconds_training": round(position.seconds, 3),
-        "rows_per_second": round(position.history[-1]["rows_per_second"], 1) if position.history else None,
+        "rows_per_second": round(position.history[-1]["rows_per_second"], 1)
+        if position.history
+        else None,
     }
 
 
@@ -224,13 +264,18 @@ def _finished_already(plan: TrainPlan) -> bool:
     if kind(target) == "absent":
         return False
     if kind(target) == "file":
-        raise OutputError(config.model, "is a file", "a model directory is needed", "choose another --model")
+        raise OutputError(
+            config.model, "is a file", "a model directory is needed", "choose another --model"
+        )
     whole = kind(target.child(CONFIG)) == "file"
     begun = kind(target.child("_train")) == "directory"
     if not whole and not begun:
         if list_files(target):
             raise OutputError(
-                config.model, "is not empty and holds no model", "it will not be touched", "choose another --model"
+                config.model,
+                "is not empty and holds no model",
+                "it will not be touched",
+                "choose another --model",
             )
         return False
     if config.overwrite:
@@ -239,14 +284,20 @@ def _finished_already(plan: TrainPlan) -> bool:
         return False
     if begun:
         raise OutputError(
-            config.model, "holds a broken-off training", "it would be lost", "add --resume to go on, or --overwrite"
+            config.model,
+            "holds a broken-off training",
+            "it would be lost",
+            "add --resume to go on, or --overwrite",
         )
     if config.resume:
         content = parse_json(read_bytes(target.child(CONFIG)), config.model, CONFIG)
         _refuse_other(plan, dict(content.get("training", {}).get("items", {})))
         return True
     raise OutputError(
-        config.model, "holds a model already", "it will not be replaced", "choose another --model, or add --overwrite"
+        config.model,
+        "holds a model already",
+        "it will not be replaced",
+        "choose another --model, or add --overwrite",
     )
 
 

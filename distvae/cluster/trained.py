@@ -35,7 +35,7 @@ _ROWS_PER_BATCH = 8 * 1024
 def write_model(
     target: Location, job: TrainJob, state: State, pca: Pca | None, passed: Pass, console: Console
 ) -> dict[str, Any]:
-    """Score the held-out rows and write the directory, ``config.json`` last; returns its figures."""
+    """Score the held-out rows, write the directory, ``config.json`` last; return its figures."""
     files = _files(job, state, pca, passed)
     content = pack(files)
     model = Model.from_files(content, target.uri)
@@ -59,7 +59,9 @@ def write_model(
 def _files(job: TrainJob, state: State, pca: Pca | None, passed: Pass) -> ModelFiles:
     vae = VAE.from_architecture(job.architecture)
     flatten(vae, 0).values.data.copy_(state.tensors["weights"])
-    config = job.config.model_dump(mode="json", exclude={"resume", "overwrite", "address", "model", "data"})
+    config = job.config.model_dump(
+        mode="json", exclude={"resume", "overwrite", "address", "model", "data"}
+    )
     training = {
         "options": config,
         "items": dict(job.items),
@@ -108,12 +110,16 @@ def _held_out_sums(model: Model, job: TrainJob, console: Console) -> Sums:
         for fragment in job.fragments:
             if job.validation_rows[fragment.index] == 0:
                 continue
-            for batch in read_batches(job.files, fragment, job.columns, _ROWS_PER_BATCH, job.config.where):
+            for batch in read_batches(
+                job.files, fragment, job.columns, _ROWS_PER_BATCH, job.config.where
+            ):
                 chosen = np.flatnonzero(split_rows(batch.rows, job.split)[1])[:left]
                 if len(chosen):
                     table = batch.table.take(pa.array(chosen))
                     encoded = encode(model.codec, table)
-                    total = add(total, score(model, encoded, batch.rows[chosen], _SAMPLES, job.config.seed))
+                    total = add(
+                        total, score(model, encoded, batch.rows[chosen], _SAMPLES, job.config.seed)
+                    )
                     left -= len(chosen)
                     advance(len(chosen))
                 if left == 0:
@@ -124,28 +130,44 @@ def _held_out_sums(model: Model, job: TrainJob, console: Console) -> Sums:
 def _card(job: TrainJob, figures: Mapping[str, Any]) -> str:
     """The model card, Markdown."""
     config, scored = job.config, figures["metrics"]
-    columns = ", ".join(f"`{c.feature.name}` ({c.feature.role}, {c.feature.width})" for c in job.codec.columns[:20])
+    columns = ", ".join(
+        f"`{c.feature.name}` ({c.feature.role}, {c.feature.width})" for c in job.codec.columns[:20]
+    )
     if len(job.codec.columns) > 20:
         columns += f" and {len(job.codec.columns) - 20} more"
+    layers = ", ".join(map(str, config.hidden_dims))
     lines = [
         "# A variational autoencoder by distvae",
         "",
         f"- model id `{figures['model_id']}`",
         f"- columns: {columns}",
         f"- {figures['rows_trained']:,} rows trained, {figures['rows_held_out']:,} held out",
-        f"- latent dimensions {config.latent_dim}, hidden layers {', '.join(map(str, config.hidden_dims))}, "
-        f"{config.activation}, {figures['parameters']:,} parameters",
-        f"- likelihoods {dict(job.architecture.likelihoods) or 'gaussian'}, KL weight {config.kl_weight:g}",
+        f"- latent dimensions {config.latent_dim}, hidden layers {layers}, {config.activation}",
+        f"- {figures['parameters']:,} parameters, KL weight {config.kl_weight:g}",
+        f"- likelihoods {dict(job.architecture.likelihoods) or 'gaussian'}",
         "",
     ]
     if scored:
         lines += ["| held out | |", "|---|---|"]
-        shown = ("rows", "elbo", "kl", "reconstruction", "log_likelihood", "active_units", "reconstruction_mse")
-        lines += [f"| {name} | {scored[name]:.6g} |" for name in (*shown,) if scored[name] is not None]
+        shown = (
+            "rows",
+            "elbo",
+            "kl",
+            "reconstruction",
+            "log_likelihood",
+            "active_units",
+            "reconstruction_mse",
+        )
+        lines += [
+            f"| {name} | {scored[name]:.6g} |" for name in (*shown,) if scored[name] is not None
+        ]
         baseline = scored["pca_reconstruction_mse"]
         if baseline is not None:
             lines.append(f"| pca_reconstruction_mse (same latent size) | {baseline:.6g} |")
-        lines += ["", f"Nats per row; log-likelihood with {scored['importance_samples']} importance samples."]
+        lines += [
+            "",
+            f"Nats per row; log-likelihood with {scored['importance_samples']} importance samples.",
+        ]
     lines += [
         "",
         "```python",
@@ -157,5 +179,3 @@ def _card(job: TrainJob, figures: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-

@@ -1,0 +1,1 @@
+"""The data floor: Arrow and NumPy, no torch and no Ray."""

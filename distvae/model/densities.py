@@ -109,7 +109,8 @@ def clipped_mean(mean: Tensor, sigma: Tensor, low: Tensor, high: Tensor) -> Tens
 
     def g(t: Tensor) -> Tensor:
         density = torch.exp(-0.5 * t.square() - _HALF_LOG_TWO_PI)
-        return density + t * torch.special.ndtr(t)
+        result: Tensor = density + t * torch.special.ndtr(t)
+        return result
 
     expected = low + sigma * (g((mean - low) / sigma) - g((mean - high) / sigma))
     return torch.minimum(torch.maximum(expected, low), high)

@@ -109,12 +109,12 @@ def tidy(
 
 def to_svg(figure: Figure, alt: str) -> Html:
     """The chart as inline SVG, named by ``alt`` for those who cannot see it."""
-    import matplotlib
+    import matplotlib as mpl
 
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with (
-        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "distvae"}),
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "distvae"}),
         warnings.catch_warnings(),
     ):
         # The reader's browser draws the text: glyphs that matplotlib's own font lacks are no loss.
@@ -130,7 +130,9 @@ def _inline(svg: str, alt: str) -> Html:
     opening, body = body.split(">", 1)
     view = re.search(r'viewBox="([^"]*)"', opening)
     assert view is not None, "matplotlib always writes a viewBox"
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.S)
+    body = re.sub(
+        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL
+    )
     used = set(re.findall(r'(?:url\(#|href="#)([\w.-]+)', body))
     prefix = "c" + hashlib.sha256((alt + body).encode()).hexdigest()[:10]
 

@@ -233,7 +233,9 @@ def test_set_output_bias_starts_every_head_at_the_mean() -> None:
     with torch.no_grad():
         model.decoder.last.weight.zero_()
     found = model.reconstruction_mean(model.decode(torch.zeros(1, 3)))
-    torch.testing.assert_close(found[0], mean)
+    torch.testing.assert_close(found[0, :10], mean[:10])
+    # Bytes lose the tails beyond 0 and 255, which are wide at the start.
+    torch.testing.assert_close(found[0, 10:], mean[10:], rtol=0, atol=0.1)
 
 
 def test_binarize_draws_bernoulli_features_only() -> None:
