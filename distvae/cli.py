@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import rich_click as click
-from click.exceptions import NoArgsIsHelpError
 from pydantic.fields import FieldInfo
 
 from distvae.config import COMMANDS, Config, JobConfig, build
@@ -33,20 +32,18 @@ _HELP = {
 }
 _EXIT_CODES = (
     "Exit codes: 0 done, 2 usage, 3 data does not fit, 4 storage, 5 output in the way, "
-    "6 too many rows rejected, 7 verify found damage, 8 cluster, 70 a fault of ours, 130 interrupted."
+    "6 too many rows rejected, 7 verify found damage, 8 cluster, 70 a fault of ours, "
+    "130 interrupted."
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return per exit code
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's own) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _die_cleanly_on_sigterm()
     try:
         result = _root().main(args=arguments, prog_name="distvae", standalone_mode=False)
         return int(result or 0)
-    except NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        return 2
     except click.UsageError as error:
         _print_error(_click_message(error))
         return 2
@@ -112,9 +109,8 @@ def _root() -> click.RichGroup:
 
     groups: Any = {f"distvae {name}": _groups(cls) for name, cls in COMMANDS.items()}
     click.rich_click.OPTION_GROUPS = groups
-    group = click.RichGroup(
-        name="distvae", help=f"{distvae.__doc__}\n\n{_EXIT_CODES}", no_args_is_help=True
-    )
+    group = click.RichGroup("distvae", help=f"{distvae.__doc__}\n\n{_EXIT_CODES}")
+    group.no_args_is_help = False  # nothing given is a mistake like others: one line, code 2
     group = click.version_option(distvae.__version__, prog_name="distvae")(group)
     for name, cls in COMMANDS.items():
         group.add_command(_command(name, cls))

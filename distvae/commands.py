@@ -79,6 +79,9 @@ def _evaluate(config: Config, console: Console) -> Result:
 
 
 def _report(config: Config, console: Console) -> Result:
+    from distvae.planning import require_file_place
+
+    require_file_place("out", cast(ReportConfig, config).out)
     from distvae.reporting import write_report
 
     return write_report(cast(ReportConfig, config), console)
@@ -107,6 +110,9 @@ def _status(config: Config, console: Console) -> Result:
 
 
 def _quickstart(config: Config, console: Console) -> Result:
+    from distvae.planning import require_parent
+
+    require_parent("dir", cast(QuickstartConfig, config).dir)
     from distvae.quickstart import quickstart
 
     return quickstart(cast(QuickstartConfig, config), console)

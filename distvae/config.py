@@ -108,7 +108,7 @@ class JobConfig(Config):
 
     workers: Annotated[str, BeforeValidator(_check_workers)] = Field(
         "auto",
-        description="Worker processes: N, or MIN..MAX for a pool that grows (auto: fill the cluster).",
+        description="Worker processes: N, or MIN..MAX to let it grow (auto: fill the cluster).",
     )
     gpus_per_worker: float = Field(
         0.0, ge=0, description="GPUs that each worker reserves and uses."

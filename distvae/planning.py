@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from distvae.data.fragments import Fragment, plan_input
 from distvae.data.inputs import Inputs, scan
 from distvae.data.reading import read_fragment
 from distvae.data.roles import Feature, infer_features, peek_widths, require_known, total_width
+from distvae.data.storage import kind, locate
 from distvae.data.where import parse_where
-from distvae.errors import DataError
+from distvae.errors import DataError, OutputError, StorageError
 
-__all__ = ["DataPlan", "expand_names", "plan_data", "plan_features"]
+__all__ = [
+    "DataPlan",
+    "expand_names",
+    "plan_data",
+    "plan_features",
+    "require_file_place",
+    "require_parent",
+]
 
 _PEEK_ROWS = 1024
 
@@ -97,3 +107,31 @@ def plan_features(
         features = infer_features(schema, included, excluded, widths)
     total_width(features)
     return features
+
+
+def require_file_place(option: str, path: str) -> None:
+    """Refuse a path where no file can be written, before the work for it is done.
+
+    Raises:
+        OutputError: a directory is there.
+        StorageError: as in ``require_parent``.
+    """
+    if kind(locate(path)) == "directory":
+        raise OutputError(option, f"{path} is a directory", "must be a file", "add a file name")
+    require_parent(option, path)
+
+
+def require_parent(option: str, path: str) -> None:
+    """Refuse a local path whose folder is not there and cannot be made.
+
+    Raises:
+        StorageError: the part of the path that is there is no folder, or read-only.
+    """
+    place = locate(path)
+    if not place.is_local:
+        return
+    parent = next(folder for folder in Path(place.path).parents if folder.exists())
+    if not parent.is_dir():
+        raise StorageError(option, f"{parent} is a file", "must be a folder", "choose another")
+    if not os.access(parent, os.W_OK):
+        raise StorageError(option, f"{parent} is read-only", "must be writable", "choose another")

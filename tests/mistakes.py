@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.conftest import tiny_table, write_tiny_model
 
@@ -25,13 +29,6 @@ def make_world(world: Path, tiny_model: Path) -> None:
     _write_outputs(world)
 
 
-def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def _write_inputs(world: Path) -> None:
     table = tiny_table()
     pq.write_table(table, world / "rows.parquet")
@@ -42,11 +39,8 @@ def _write_inputs(world: Path) -> None:
     (world / "empty").mkdir()
     (world / "csv").mkdir()
     (world / "csv" / "rows.csv").write_text("id,height\n1,170\n")
-    middle = len(whole) // 2
-    footer = bytearray(whole)
-    footer[-40:-20] = bytes(20)
-    (world / "footer.parquet").write_bytes(footer)
-    assert middle > 12
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    (world / "footer.parquet").write_bytes(whole[:-footer] + bytes(footer - 8) + whole[-8:])
     pq.write_table(table.slice(0, 0), world / "zero.parquet")
     (world / "two").mkdir()
     pq.write_table(table, world / "two" / "a.parquet")
@@ -113,10 +107,23 @@ def _write_models(world: Path, tiny_model: Path) -> None:
     _edit(world / "forged" / "config.json", model_id="0" * 64)
     (world / "begun" / "config.json").unlink()
     (world / "begun" / "_train").mkdir()
-    (world / "begun" / "_train" / "run.json").write_text('{"items": {"command": "train"}}\n')
+    shutil.copytree(world / "begun", world / "bad_note")
+    (world / "bad_note" / "_train" / "run.json").write_text("{")
+    _write_note(world, "begun")
     shutil.rmtree(world / "old_codec")
     codec = json.loads((tiny_model / "codec.json").read_text())
     write_tiny_model(world / "old_codec", codec=json.dumps({**codec, "format": 0}))
+
+
+def _write_note(world: Path, model: str) -> None:
+    """What a training of 3 latent dimensions leaves when it is killed at once."""
+    from distvae.cluster.train import train_plan
+    from distvae.config import TrainConfig
+
+    data = (str(world / "rows.parquet"),)
+    plan = train_plan(TrainConfig(data=data, model=str(world / model), latent_dim=3))
+    note = json.dumps({"items": plan.items, "bytes_for_rows": 1 << 20})
+    (world / model / "_train" / "run.json").write_text(note)
 
 
 def _flip(file: Path) -> None:
@@ -135,3 +142,50 @@ def _write_outputs(world: Path) -> None:
     (world / "full").mkdir()
     (world / "full" / "notes.txt").write_text("mine\n")
     (world / "read_only").mkdir(mode=0o555)
+    for name in (
+        "whole",
+        "changed",
+        "short",
+        "foreign",
+        "no_manifest",
+        "bad_manifest",
+        "begun_out",
+    ):
+        _write_dataset(world, name)
+    part = next((world / "changed" / "data").iterdir())
+    _flip(part)
+    next((world / "short" / "data").iterdir()).unlink()
+    (world / "foreign" / "data" / "more.parquet").write_bytes(part.read_bytes())
+    (world / "no_manifest" / "_manifest.parquet").unlink()
+    _flip(world / "bad_manifest" / "_manifest.parquet")
+    (world / "begun_out" / "_SUCCESS").unlink()
+    shutil.copytree(world / "begun_out", world / "bad_run")
+    (world / "bad_run" / "_run.json").write_text("{")
+
+
+def _write_dataset(world: Path, name: str) -> None:
+    """Embed ``rows.parquet`` as ``distvae embed`` does, in this process and without Ray."""
+    from distvae.cluster.embed import embed
+    from distvae.cluster.session import Resources
+    from distvae.config import EmbedConfig
+    from distvae.console import Console
+
+    @contextmanager
+    def connect(config: object) -> Iterator[Any]:
+        resources = Resources((1, 1), 1, 0.0, 0)
+        yield SimpleNamespace(nodes=("one",), embedded=True, resources=lambda *_: resources)
+
+    def run_fragments(
+        factory: Any, arguments: Any, fragments: Any, resources: object
+    ) -> Iterator[Any]:
+        worker = factory(**arguments)
+        yield from ((fragment, worker.run(fragment)) for fragment in fragments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr("distvae.cluster.dataset.connect", connect)
+        patch.setattr("distvae.cluster.dataset.run_fragments", run_fragments)
+        patch.setattr("distvae.cluster.dataset._inside_cluster", lambda: False)
+        data, model = str(world / "rows.parquet"), str(world / "model")
+        config = EmbedConfig(data=(data,), model=model, out=str(world / name), key=("id",))
+        embed(config, Console(quiet=True))

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 import distvae
-from distvae.cluster.nodes import prove_storage, workers_engine
+from distvae.cluster.nodes import prove_storage, warn_of_idle_gpus, workers_engine
 from distvae.cluster.pool import FragmentWorker, run_fragments
 from distvae.cluster.session import Resources, Session, connect, refuse_beyond_machine
 from distvae.config import EmbedConfig, GenerateConfig
@@ -125,8 +125,7 @@ def write_dataset(job: Job, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     config = job.config
     directory = locate(config.out)
-    if not _inside_cluster():
-        refuse_beyond_machine(config)
+    refuse_beyond_machine(config)
     with ExitStack() as stack:
         session: Session | None = None
         # What memory a local Ray offers is known once it runs: ask before anything is written.
@@ -136,6 +135,7 @@ def write_dataset(job: Job, console: Console) -> dict[str, Any]:
             engine = workers_engine(session, resources, config.precision)
         else:
             engine = engine_class(config.gpus_per_worker, config.precision)
+        warn_of_idle_gpus(console, engine, config.gpus_per_worker)
         record = _record(job, engine)
         prepared, lease = stack.enter_context(running(directory, config.mode, record))
         for warning in prepared.warnings:

@@ -18,7 +18,7 @@ from distvae.console import Console
 from distvae.data.codec import Encoded, encode
 from distvae.data.fragments import Fragment
 from distvae.data.inputs import InputFile
-from distvae.data.manifest import Receipt
+from distvae.data.manifest import FILTERED, Receipt
 from distvae.data.parts import PartWriter
 from distvae.data.reading import source_columns
 from distvae.data.selection import Batch, read_batches
@@ -85,11 +85,11 @@ def embed_job(config: EmbedConfig) -> Job:
 def _options(config: EmbedConfig, schema: pa.Schema) -> _Options:
     keys = expand_names("key", config.key, schema.names)
     keep = expand_names("keep", config.keep, schema.names)
-    for name in (*keys, *keep):
-        if name in _RESERVED:
-            raise UsageError(
-                "key", f"got {name!r}", "the output has a column of that name", "rename it in DATA"
-            )
+    for option, names in (("key", keys), ("keep", keep)):
+        for name in names:
+            if name in _RESERVED:
+                rule = "the output has a column of that name"
+                raise UsageError(option, f"got {name!r}", rule, "rename it in DATA")
     return _Options(
         keys=tuple(dict.fromkeys((*keys, *keep))) if keys else ("_file", "_row", *keep),
         with_elbo=config.with_elbo,
@@ -170,7 +170,7 @@ class _EmbedWorker:
                     skipped += batch.skipped
                     put(self._tables(fragment, batch, encoded))
             sources = [[self.files[p.file].relative, p.first_row, p.rows] for p in fragment.pieces]
-            summary = {"rows_filtered": float(skipped)} if self.options.where else {}
+            summary = {FILTERED: float(skipped)} if self.options.where else {}
             return writer.commit(rows_in, json.dumps(sources), summary)
 
     def _encoded(self, fragment: Fragment) -> Iterator[tuple[Batch, Encoded]]:

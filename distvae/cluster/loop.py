@@ -150,7 +150,8 @@ class _Trainer:
                     ahead = self._read(reader, visits[index + 1])
                 yield index, training
         if self.validation is None and first == 0:
-            self.validation = join_rows(held)
+            joined = join_rows(held)  # in row order, as after a resume: the same sums to the bit
+            self.validation = joined.take(np.argsort(joined.numbers))
 
     def _read(
         self, reader: ThreadPoolExecutor, window: tuple[int, ...]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distvae.cluster.session import Resources, Session
+from distvae.console import Console
 from distvae.data.storage import Location, delete_tree, read_bytes, write_bytes
 from distvae.engine import engine_class
 from distvae.errors import ClusterError, DistvaeError, StorageError
 
-__all__ = ["prove_storage", "workers_engine"]
+__all__ = ["prove_storage", "warn_of_idle_gpus", "workers_engine"]
 
 _PROBE = "_probe"
 _SECONDS = 120.0
@@ -41,6 +42,14 @@ def workers_engine(session: Session, resources: Resources, precision: str) -> di
         )
     engine: dict[str, str] = json.loads(next(iter(classes)))
     return engine
+
+
+def warn_of_idle_gpus(console: Console, engine: Mapping[str, str], gpus: float) -> None:
+    """Say so when workers reserve GPUs and torch can use none of them."""
+    if gpus > 0 and engine["device"] == "cpu":
+        console.warn(
+            f"gpus_per_worker: {gpus:g} reserved, but torch sees no GPU there; the CPU computes"
+        )
 
 
 def prove_storage(session: Session, folder: Location) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ __all__ = ["Resources", "Session", "connect", "refuse_beyond_machine"]
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "token",  # a client given an address fails without it, even on an open network
+    "RAY_DATA_USAGE_DISABLED": "1",  # an actor (seconds of imports) that only counts usage
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
 _CONNECT_SECONDS = 5.0
@@ -102,17 +106,7 @@ class Session:
         for name, amount in need.items():
             most = max((node.get(name, 0.0) for node in best), default=0.0)
             if most < amount:
-                option = {
-                    "CPU": "cpus_per_worker",
-                    "GPU": "gpus_per_worker",
-                    "memory": "memory_per_worker",
-                }[name]
-                raise ClusterError(
-                    option,
-                    f"got {amount:g}",
-                    f"the largest node of this cluster offers {most:g} {name}",
-                    f"lower --{option.replace('_', '-')} or add a node that has it",
-                )
+                raise _too_much(name, amount, most, "the largest node of this cluster")
         raise ClusterError(
             "workers", f"need {need} on one node", "no node offers all of it", "ask for less"
         )
@@ -142,7 +136,7 @@ def refuse_beyond_machine(config: JobConfig) -> None:
     Raises:
         ClusterError: a worker asks for more than this machine has.
     """
-    if _address(config) != "local":
+    if _is_connected() or _address(config) != "local":
         return
     need = {
         "CPU": float(config.cpus_per_worker),
@@ -189,7 +183,9 @@ def connect(config: JobConfig) -> Iterator[Session]:
         ClusterError: the cluster cannot be reached or refuses us.
     """
     address = _address(config)
-    refuse_beyond_machine(config)
+    if not _is_connected():
+        refuse_beyond_machine(config)
+        _refuse_unreachable(address)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -200,7 +196,8 @@ def connect(config: JobConfig) -> Iterator[Session]:
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     with _native_log():
-        _init(address)
+        with _own_sigterm():
+            _init(address)
         try:
             yield _session(embedded=address == "local")
         finally:
@@ -211,9 +208,30 @@ def _address(config: JobConfig) -> str:
     return config.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _is_connected() -> bool:
+    """Whether this process has a connection to Ray already; does not import Ray."""
+    ray = sys.modules.get("ray")
+    return bool(ray and ray.is_initialized())
+
+
 def _cores() -> int:
     affine = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray puts its own handler on SIGTERM, which ends with code 15: the process keeps its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -245,16 +263,22 @@ def _init(address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         _ensure_private_token()
-        ray.init(address="local", num_cpus=_cores(), include_dashboard=False, **options)
+        try:
+            ray.init(address="local", num_cpus=_cores(), include_dashboard=False, **options)
+        except Exception as error:  # noqa: BLE001 - Ray tells a failed start by a bare Exception
+            raise ClusterError(
+                "local Ray",
+                f"did not start ({_one_line(error)})",
+                "it needs a minute, memory and room in /tmp",
+                "try again, or name a cluster with --address",
+            ) from None
         return
-    _refuse_unreachable(address)
     try:
         ray.init(address=address, runtime_env={"py_modules": [_package()]}, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        text = " ".join(str(error).split())[:300]
         raise ClusterError(
             f"--address {address}",
-            f"cannot join the cluster ({text})",
+            f"cannot join the cluster ({_one_line(error)})",
             "Ray and Python versions must be the cluster's, and its token must be known here",
             "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token",
         ) from None
@@ -281,7 +305,7 @@ def _package() -> str:
 
 def _refuse_unreachable(address: str) -> None:
     """A wrong address is told in seconds; Ray itself would wait for minutes."""
-    if address == "auto":
+    if address in ("auto", "local"):
         return
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():

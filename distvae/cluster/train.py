@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +13,23 @@ import numpy as np
 import distvae
 from distvae.cluster.checkpoints import State, read_state
 from distvae.cluster.launch import run_training
-from distvae.cluster.nodes import prove_storage
+from distvae.cluster.nodes import prove_storage, warn_of_idle_gpus, workers_engine
 from distvae.cluster.session import Session, connect
 from distvae.cluster.shards import TrainJob, row_bytes
 from distvae.cluster.summarise import Pass, summarise_input
 from distvae.cluster.trained import write_model
 from distvae.config import TrainConfig, parse_bytes
 from distvae.console import Console
+from distvae.data.arrow_values import element_slices
 from distvae.data.codec import Codec, block_layout, feature_specs, fit_codec
 from distvae.data.fingerprint import first_difference
 from distvae.data.lease import Lease
 from distvae.data.roles import Feature
 from distvae.data.selection import Split
-from distvae.data.statistics import LARGEST_PCA_WIDTH, covariance
+from distvae.data.statistics import LARGEST_PCA_WIDTH, Summary, covariance
 from distvae.data.storage import (
     Location,
+    delete_file,
     delete_tree,
     kind,
     list_files,
@@ -35,9 +38,9 @@ from distvae.data.storage import (
     read_bytes,
     write_bytes,
 )
-from distvae.errors import OutputError, UsageError
-from distvae.model.architecture import Architecture
-from distvae.model.files import CONFIG, parse_json
+from distvae.errors import DataError, OutputError, StorageError, UsageError
+from distvae.model.architecture import DEFAULT_LIKELIHOOD, Architecture
+from distvae.model.files import CONFIG, damaged, parse_json
 from distvae.model.linear import Pca, fit_pca
 from distvae.planning import DataPlan, plan_data, plan_features
 
@@ -126,10 +129,7 @@ def _heads(config: TrainConfig, features: Sequence[Feature]) -> dict[str, str]:
             raise UsageError(
                 "likelihood", f"no column {column!r}", f"the features are {', '.join(names[:10])}"
             )
-        if head.partition(":")[0] not in HEADS:
-            raise UsageError(
-                "likelihood", f"got {head!r} for {column}", f"must be one of {', '.join(HEADS)}"
-            )
+        _refuse_bad_head(column, head)
         heads |= dict.fromkeys(names if column == "*" else [column], head)
     if config.binarize == "dynamic" and "bernoulli" not in heads.values():
         raise UsageError(
@@ -141,14 +141,18 @@ def _heads(config: TrainConfig, features: Sequence[Feature]) -> dict[str, str]:
     return heads
 
 
-def _refuse_head(column: str, head: str) -> None:
-    from distvae.model.likelihoods import check_head
+def _refuse_bad_head(column: str, head: str) -> None:
+    """A head's name and argument, judged before anything starts."""
+    import torch
 
+    from distvae.model.likelihoods import Elements, make_head
+
+    one = torch.ones(1)
     try:
-        check_head(head)
+        make_head(head, Elements(one, one, one, discrete=False))
     except UsageError as error:
         _, value, rule, remedy = error.args
-        raise UsageError("likelihood", f"got {value} for {column}", rule, remedy) from None
+        raise UsageError(f"likelihood.{column}", f"got {value}", rule, remedy) from None
 
 
 def train(config: TrainConfig, console: Console) -> dict[str, Any]:
@@ -163,9 +167,12 @@ def train(config: TrainConfig, console: Console) -> dict[str, Any]:
     if _finished_already(plan):
         console.note(f"{config.model}: trained already, nothing to do")
         return {"model": config.model, "finished": True}
-    with connect(config) as session, Lease(_opened(plan)) as lease:
+    with _workplace(plan), Lease(plan.folder) as lease, connect(config) as session:
         prove_storage(session, plan.folder)
         resources = session.resources(config, len(session.nodes))
+        if config.gpus_per_worker > 0:
+            engine = workers_engine(session, resources, config.precision)
+            warn_of_idle_gpus(console, engine, config.gpus_per_worker)
         note = _begin(plan, session)
         passed = summarise_input(
             plan.data,
@@ -175,6 +182,7 @@ def train(config: TrainConfig, console: Console) -> dict[str, Any]:
             session.resources(config, len(plan.data.fragments)),
             console,
         )
+        _refuse_unobserved(plan.features, passed.summary)
         codec = fit_codec(plan.features, passed.summary, _unit_columns(plan))
         pca = _baseline(passed, config.latent_dim, console)
         job = _job(plan, passed, codec, note)
@@ -186,6 +194,21 @@ def train(config: TrainConfig, console: Console) -> dict[str, Any]:
         figures = write_model(plan.target, job, state, pca, passed, console)
     delete_tree(plan.folder)
     return _result(config, state, figures, statistics_seconds, time.monotonic() - started)
+
+
+def _refuse_unobserved(features: Sequence[Feature], summary: Summary) -> None:
+    """A column without a single value teaches nothing, and its scale would be made up."""
+    places = element_slices(features)
+    counts = {f: summary.count[at].sum() for f, at in zip(features, places, strict=True)}
+    empty = [feature for feature, count in counts.items() if count == 0]
+    if empty:
+        others = "".join(f" (nor has {feature.label})" for feature in empty[1:])
+        raise DataError(
+            empty[0].label,
+            f"has no value but null and NaN in the training rows{others}",
+            "at least one is needed",
+            "leave it out with " + " ".join(f"--exclude {feature.name}" for feature in empty),
+        )
 
 
 def _result(
@@ -232,7 +255,7 @@ def _job(plan: TrainPlan, passed: Pass, codec: Codec, note: Mapping[str, Any]) -
         blocks=tuple(block_layout(codec)),
         hidden_dims=config.hidden_dims,
         activation=config.activation,
-        likelihoods=plan.heads,
+        likelihoods={f.name: plan.heads.get(f.name, DEFAULT_LIKELIHOOD) for f in plan.features},
         posterior=config.posterior,
         prior=config.prior,
         binarize=config.binarize,
@@ -281,6 +304,7 @@ def _finished_already(plan: TrainPlan) -> bool:
     if config.overwrite:
         return False
     if begun and config.resume:
+        _noted(plan)
         return False
     if begun:
         raise OutputError(
@@ -301,24 +325,54 @@ def _finished_already(plan: TrainPlan) -> bool:
     )
 
 
-def _opened(plan: TrainPlan) -> Location:
+@contextmanager
+def _workplace(plan: TrainPlan) -> Iterator[None]:
+    """``_train`` for the run; one that fails before its first checkpoint leaves nothing behind."""
+    fresh = [place for place in (plan.folder, plan.target) if kind(place) == "absent"]
     make_directory(plan.folder)
-    return plan.folder
+    try:
+        yield
+    except OutputError:  # the folder may be another run's
+        raise
+    except BaseException:
+        if fresh and not _checkpoints(plan):
+            with suppress(StorageError):
+                for place in fresh:
+                    delete_tree(place)
+        raise
+
+
+def _checkpoints(plan: TrainPlan) -> list[Location]:
+    found = list_files(plan.folder) if kind(plan.folder) == "directory" else []
+    return [plan.folder.child(f.relative) for f in found if f.relative.endswith(".safetensors")]
+
+
+def _noted(plan: TrainPlan) -> dict[str, Any] | None:
+    """What ``_train/run.json`` says, None if it is not there.
+
+    Raises:
+        OutputError: it was begun with other options.
+        DataError: it is damaged.
+    """
+    place = plan.folder.child(_RUN)
+    if kind(place) != "file":
+        return None
+    note = parse_json(read_bytes(place), plan.folder.uri, _RUN)
+    if not isinstance(note.get("items"), dict) or "bytes_for_rows" not in note:
+        raise damaged(plan.folder.uri, _RUN, "is not the note of a training")
+    _refuse_other(plan, note["items"])
+    return note
 
 
 def _begin(plan: TrainPlan, session: Session) -> dict[str, Any]:
     """Write or compare ``_train/run.json``; what of it a resume must keep."""
-    place = plan.folder.child(_RUN)
-    if kind(place) == "file" and plan.config.resume:
-        note = parse_json(read_bytes(place), plan.folder.uri, _RUN)
-        _refuse_other(plan, note["items"])
+    note = _noted(plan) if plan.config.resume else None
+    if note is not None:
         return note
-    for found in list_files(plan.folder):
-        if found.relative.endswith(".safetensors"):
-            delete_tree(plan.folder.child(found.relative))
+    for checkpoint in _checkpoints(plan):
+        delete_file(checkpoint)
     note = {"items": plan.items, "bytes_for_rows": _bytes_for_rows(plan.config, session)}
-    text = _json(note)
-    write_bytes(place, text)
+    write_bytes(plan.folder.child(_RUN), _json(note))
     return note
 
 

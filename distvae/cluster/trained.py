@@ -144,7 +144,7 @@ def _card(job: TrainJob, figures: Mapping[str, Any]) -> str:
         f"- {figures['rows_trained']:,} rows trained, {figures['rows_held_out']:,} held out",
         f"- latent dimensions {config.latent_dim}, hidden layers {layers}, {config.activation}",
         f"- {figures['parameters']:,} parameters, KL weight {config.kl_weight:g}",
-        f"- likelihoods {dict(job.architecture.likelihoods) or 'gaussian'}",
+        f"- likelihoods {', '.join(sorted(set(job.architecture.likelihoods.values())))}",
         "",
     ]
     if scored:

@@ -16,6 +16,7 @@ from distvae.data.storage import Location, read_bytes, write_bytes
 from distvae.errors import DamageError, DistvaeError
 
 __all__ = [
+    "FILTERED",
     "FINGERPRINT_KEY",
     "MODEL_KEY",
     "SUMMARY_PREFIX",
@@ -37,6 +38,9 @@ MODEL_KEY = "distvae.model_id"
 VERSION_KEY = "distvae.version"
 SUMMARY_PREFIX = "summary_"
 _CONTENT_KEY = "distvae.content_sha256"
+FILTERED = "rows_filtered"
+"""Name of the summary figure that counts the rows of a fragment that were not asked for."""
+
 _OPTIONS = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
 
 
@@ -49,12 +53,12 @@ class Receipt:
         fingerprint: the run's, 64 hexadecimal digits.
         part: file name in ``DIR/data``.
         first_row: absolute row of the input (or of the endless synthetic table).
-        rows_in: ``rows_out + rows_rejected``.
+        rows_in: ``rows_out + rows_rejected``: the rows that the job was asked to use.
         bytes: size of the part; sha256: of its bytes, 64 hexadecimal digits.
         rejected_part: file name in ``DIR/_rejected``, None if no row was rejected; its size and
             sha256 (0 and None then) follow.
         sources: JSON list of ``[file, first row in the file, rows]``.
-        summary: figures of the fragment by name.
+        summary: figures of the fragment by name; `FILTERED` counts what ``--where`` left out.
     """
 
     fragment: int

@@ -18,6 +18,7 @@ from distvae.data.fingerprint import first_difference
 from distvae.data.fragments import Fragment
 from distvae.data.lease import Lease, refuse_live_holder
 from distvae.data.manifest import (
+    FILTERED,
     FINGERPRINT_KEY,
     MODEL_KEY,
     VERSION_KEY,
@@ -260,9 +261,10 @@ def _check_complete(
     for index, fragment in plan.items():
         receipt = receipts[index]
         counted = (receipt.first_row, receipt.rows_in, receipt.rows_out + receipt.rows_rejected)
-        if counted != (fragment.first_row, fragment.rows, fragment.rows):
+        wanted = fragment.rows - int(receipt.summary.get(FILTERED, 0))
+        if counted != (fragment.first_row, wanted, wanted):
             value = f"first row, rows in, rows out + rejected are {counted}"
-            raise DistvaeError(receipt.part, value, f"the plan has {fragment.rows:,} rows")
+            raise DistvaeError(receipt.part, value, f"{wanted:,} of the plan's rows were asked for")
         if not has_files(receipt, sizes):
             raise DistvaeError(receipt.part, "is not there, whole", "its receipt says it is")
 

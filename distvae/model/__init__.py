@@ -8,7 +8,6 @@ from distvae.model.files import ModelFiles, build, pack, unpack
 from distvae.model.inference import ROWS_PER_BLOCK, as_tensor, decode_rows, encode_rows
 from distvae.model.linear import Pca, fit_pca
 from distvae.model.objectives import elbo, kl_weight_at
-from distvae.model.training_state import pack_training_state, unpack_training_state
 from distvae.model.vae import VAE, Terms
 
 __all__ = [
@@ -29,9 +28,7 @@ __all__ = [
     "kl_weight_at",
     "log_likelihood",
     "pack",
-    "pack_training_state",
     "row_noise",
     "squared_error",
     "unpack",
-    "unpack_training_state",
 ]

@@ -152,7 +152,8 @@ def _limits(values: Array) -> tuple[float, float, int]:
     """Limits of the chart, and how many first epochs they leave out.
 
     values is (curves, epochs). The first epochs are left out only if they would squeeze the
-    rest, the last nine tenths, into less than a quarter of the height.
+    rest, the last nine tenths, into less than a quarter of the height (a rest that is constant
+    needs no height).
     """
     finite = np.where(np.isfinite(values), values, np.nan)
     known = finite[np.isfinite(finite)]
@@ -160,8 +161,8 @@ def _limits(values: Array) -> tuple[float, float, int]:
     first = int(np.ceil(values.shape[1] / 10))
     tail = finite[:, first:][np.isfinite(finite[:, first:])]
     hidden = 0
-    if values.shape[1] >= 10 and len(tail) and np.ptp(tail) < 0.25 * (high - low):
-        spread = float(np.ptp(tail)) or 1e-9 * max(1.0, abs(high))
+    spread = float(np.ptp(tail)) if len(tail) else 0.0
+    if values.shape[1] >= 10 and 0 < spread < 0.25 * (high - low):
         low, high = max(low, tail.min() - spread), min(high, tail.max() + spread)
         outside = (finite < low) | (finite > high)
         hidden = int(np.flatnonzero(outside.any(axis=0)).max(initial=-1)) + 1

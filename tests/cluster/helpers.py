@@ -69,7 +69,9 @@ def run(command: str, **options: Any) -> dict[str, Any]:
         "generate": generate,
         "train": train,
     }
-    texts = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    texts = {
+        key: str(value) if isinstance(value, Path) else value for key, value in options.items()
+    }
     config: Config = build(COMMANDS[command], texts)
     return functions[command](config, Console())
 
@@ -175,7 +177,9 @@ def descendants(root: int) -> dict[int, str]:
 
 def _title(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
     except OSError:
         return ""
 

@@ -87,7 +87,13 @@ def test_file_and_row_locate_each_row(
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("layout", ["fixed", "list", "columns"])
 def test_layouts(
-    in_process: None, tmp_path: Path, data: Path, model: Path, embedded: Path, layout: str, dtype: str
+    in_process: None,
+    tmp_path: Path,
+    data: Path,
+    model: Path,
+    embedded: Path,
+    layout: str,
+    dtype: str,
 ) -> None:
     options = embed_options(data, model) | {"layout": layout, "dtype": dtype}
     run("embed", out=tmp_path / "o", fragment_rows=1000, **_without(options, "fragment_rows"))

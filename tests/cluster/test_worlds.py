@@ -29,10 +29,10 @@ from tests.cluster.helpers import make_table, write_data
 
 pytestmark = pytest.mark.ray  # distvae.cluster.train imports what needs Ray
 
-# The ranks' partial sums are float32 numbers added in another order than one process adds them:
-# relative differences of 1e-7 per step, which Adam's normalisation carries on. Measured over these
-# cases: at most 2e-6 after three epochs; a wrong weight of one row in a batch makes 1e-3.
-TOLERANCE = 2e-5
+# The ranks' partial sums are float32 numbers added in another order than one process adds them.
+# Measured over these cases after three epochs: 1.8e-7 relative in the figures, 1.2e-7 in the
+# weights. Ten times that; one row with a wrong weight in every batch makes 1e-3.
+TOLERANCE = 2e-6
 OPTIONS: dict[str, Any] = {
     "latent_dim": 3,
     "hidden_dims": "16",
@@ -40,6 +40,10 @@ OPTIONS: dict[str, Any] = {
     "epochs": 3,
     "fragment_rows": 50,
 }
+
+
+class _StoppedError(Exception):
+    """Stands for the end of the process."""
 
 
 class Meeting:
@@ -57,7 +61,9 @@ class Meeting:
         return values.copy_(total)
 
 
-def make_job(folder: Path, table: pa.Table, bytes_for_rows: int = 1 << 30, **options: Any) -> TrainJob:
+def make_job(
+    folder: Path, table: pa.Table, bytes_for_rows: int = 1 << 30, **options: Any
+) -> TrainJob:
     data = folder / "rows"
     if not data.exists():
         write_data(data, table, 50)
@@ -102,7 +108,7 @@ def losses(state: State) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0] if name not in clocks}
 
 
-@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("size", [2, 5])
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 @pytest.mark.parametrize("bytes_for_rows", [1 << 30, 10_000])
 def test_the_history_is_that_of_one_rank(
@@ -116,11 +122,11 @@ def test_the_history_is_that_of_one_rank(
     assert len(losses(one)["epoch"]) == 3 and "validation_loss" in losses(one)
     for name, values in losses(one).items():
         np.testing.assert_allclose(losses(many)[name], values, rtol=TOLERANCE, err_msg=name)
-    np.testing.assert_allclose(many.tensors["weights"], one.tensors["weights"], atol=1e-4)
+    np.testing.assert_allclose(many.tensors["weights"], one.tensors["weights"], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("bytes_for_rows", [1 << 30, 10_000])
+@pytest.mark.parametrize("bytes_for_rows", [1 << 30, 800])
 def test_every_training_row_is_taken_once_per_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, bytes_for_rows: int
 ) -> None:
@@ -150,7 +156,7 @@ def test_every_training_row_is_taken_once_per_epoch(
 
 
 @pytest.mark.parametrize("bytes_for_rows", [1 << 30, 10_000])
-@pytest.mark.parametrize("stop_at", [1, 14, 25])
+@pytest.mark.parametrize("stop_at", [1, 14])
 def test_a_checkpoint_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_for_rows: int, stop_at: int
 ) -> None:
@@ -162,10 +168,10 @@ def test_a_checkpoint_goes_on_to_the_same_bits(
 
     def step(self: Any, rows: Any, places: Any, in_batch: int) -> None:
         if self.position.steps == stop_at:
-            raise KeyboardInterrupt
+            raise _StoppedError
         real(self, rows, places, in_batch)
 
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as broken, pytest.raises(_StoppedError):
         broken.setattr(loop._Trainer, "_step", step)
         train(job, 1, broken)
     left = read_state(job.folder)

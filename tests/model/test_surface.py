@@ -53,9 +53,7 @@ def test_the_public_surface_is_this() -> None:
         "kl_weight_at",
         "log_likelihood",
         "pack",
-        "pack_training_state",
         "row_noise",
         "squared_error",
         "unpack",
-        "unpack_training_state",
     ]

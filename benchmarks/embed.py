@@ -1,0 +1,163 @@
+"""Embedding 2 million rows of 256 float32: distvae against idiomatic Ray Data, whole processes.
+
+``python -m benchmarks.embed [--rows N] [--rounds N]``. Cold: the wall time of each process, start
+to exit. Once running: rows per second between the first and the last output file's appearance
+(the first file's rows left out). Rounds alternate; the ratio of each round is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+WIDTH, ROWS_PER_FILE, ROWS_PER_GROUP = 256, 262_144, 65_536
+
+
+def make_data(folder: Path, rows: int) -> None:
+    """Write normal float32 vectors with an id, zstd, 256 k rows per file."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    mixing = generator.standard_normal((32, WIDTH), dtype=np.float32)
+    for number, start in enumerate(range(0, rows, ROWS_PER_FILE)):
+        count = min(ROWS_PER_FILE, rows - start)
+        z = generator.standard_normal((count, 32), dtype=np.float32)
+        x = z @ mixing + generator.standard_normal((count, WIDTH), dtype=np.float32)
+        values = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), WIDTH)
+        table = pa.table({"id": pa.array(np.arange(start, start + count)), "x": values})
+        name = folder / f"rows-{number:03d}.parquet"
+        pq.write_table(table, name, row_group_size=ROWS_PER_GROUP, compression="zstd")
+
+
+def train_model(folder: Path, model: Path) -> None:
+    """A model 256-512-512-64; how good it is does not matter here."""
+    sample = folder.parent / "sample.parquet"
+    pq.write_table(pq.read_table(folder / "rows-000.parquet").slice(0, 20_000), sample)
+    options = "--include x --latent-dim 64 --hidden-dims 512,512 --max-steps 20 --batch-size 1024"
+    command = [sys.executable, "-m", "distvae", "train", str(sample), "--model", str(model)]
+    subprocess.run([*command, *options.split(), "--quiet"], check=True, stdout=subprocess.DEVNULL)
+
+
+def measure(command: list[str], out: Path) -> dict[str, Any]:
+    """Run one process to its end: wall seconds, steady rows per second, peak worker memory."""
+    shutil.rmtree(out, ignore_errors=True)
+    peak = _PeakMemory()
+    started = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        peak.start(process.pid)
+        _, errors = process.communicate()
+    seconds = time.monotonic() - started
+    peak.stop()
+    if process.returncode:
+        raise SystemExit(errors.decode()[-2000:])
+    files = sorted(out.rglob("*.parquet"), key=lambda p: p.stat().st_mtime_ns)
+    files = [f for f in files if not f.name.startswith("_")]
+    counts = [pq.read_metadata(f).num_rows for f in files]
+    span = (files[-1].stat().st_mtime_ns - files[0].stat().st_mtime_ns) / 1e9
+    running = (sum(counts) - counts[0]) / span if span > 0 else float("nan")
+    return {
+        "seconds": seconds,
+        "rows": sum(counts),
+        "cold": sum(counts) / seconds,
+        "running": running,
+        "peak_worker_bytes": peak.largest,
+    }
+
+
+class _PeakMemory:
+    """Samples the proportional memory of the actor processes below a process."""
+
+    def __init__(self) -> None:
+        self.largest = 0
+        self.closing = threading.Event()
+
+    def start(self, pid: int) -> None:
+        """Sample until ``stop``."""
+        self.thread = threading.Thread(target=self._watch, args=(pid,), daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """End the sampling."""
+        self.closing.set()
+        self.thread.join()
+
+    def _watch(self, pid: int) -> None:
+        while not self.closing.wait(0.25):
+            for child in _descendants(pid):
+                self.largest = max(self.largest, _worker_bytes(child))
+
+
+def _descendants(pid: int) -> list[int]:
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+    found, frontier = [], [pid]
+    while frontier:
+        frontier = [child for child, parent in parents.items() if parent in frontier]
+        found += frontier
+    return found
+
+
+def _worker_bytes(pid: int) -> int:
+    """Resident bytes of a Ray Data actor, shared memory left out; 0 for other processes."""
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"MapWorker" not in title:
+            return 0
+        fields = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    held = {line.split(":")[0]: line.split(":")[1] for line in fields if line.startswith("Rss")}
+    return sum(int(held[name].split()[0]) for name in ("RssAnon", "RssFile") if name in held) * 1024
+
+
+def main() -> None:
+    """Make data and model, alternate both processes, print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=2_097_152)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--dir", type=Path, default=None, help="keeps the data between runs")
+    parser.add_argument("--precision", default="fp32")
+    options = parser.parse_args()
+    work = options.dir or Path(tempfile.mkdtemp(prefix="distvae-bench-"))
+    data, model = work / f"data-{options.rows}", work / "model"
+    if not data.exists():
+        make_data(data, options.rows)
+    if not model.exists():
+        train_model(data, model)
+    ours = [sys.executable, "-m", "distvae", "embed", str(data), "--model", str(model)]
+    ours += ["--out", str(work / "ours"), "--key", "id", "--quiet", "--precision", options.precision]
+    peer = [sys.executable, "-m", "benchmarks.idiomatic", str(data), str(model), str(work / "peer")]
+    rounds = []
+    for number in range(options.rounds):
+        a, b = measure(ours, work / "ours"), measure(peer, work / "peer")
+        rounds.append({"ours": a, "peer": b})
+        ratio = f"cold {a['cold'] / b['cold']:.2f}, running {a['running'] / b['running']:.2f}"
+        print(f"round {number + 1}: {ratio}", file=sys.stderr, flush=True)
+    ratios = {
+        kind: statistics.median(r["ours"][kind] / r["peer"][kind] for r in rounds)
+        for kind in ("cold", "running")
+    }
+    print(json.dumps({"ratios": ratios, "rounds": rounds}))
+    if options.dir is None:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
