@@ -142,7 +142,8 @@ def main() -> None:
     if not model.exists():
         train_model(data, model)
     ours = [sys.executable, "-m", "distvae", "embed", str(data), "--model", str(model)]
-    ours += ["--out", str(work / "ours"), "--key", "id", "--quiet", "--precision", options.precision]
+    ours += ["--out", str(work / "ours"), "--key", "id", "--quiet"]
+    ours += ["--precision", options.precision]
     peer = [sys.executable, "-m", "benchmarks.idiomatic", str(data), str(model), str(work / "peer")]
     rounds = []
     for number in range(options.rounds):

@@ -77,7 +77,7 @@ def make_trainer(path: str, column: str, batch: int) -> _Trainer:
     passed = Pass(summary, rows, tuple(0 for _ in rows))
     codec = fit_codec(plan.features, summary, frozenset(plan.heads))
     trainer = _Trainer(
-        _job(plan, passed, codec, {"bytes_for_rows": 1 << 33}), World(), lambda message: None
+        _job(plan, passed, codec, {"bytes_for_rows": 1 << 33}), World(), lambda _: None
     )
     trainer.epoch()
     return trainer

@@ -109,7 +109,7 @@ def _root() -> click.RichGroup:
 
     groups: Any = {f"distvae {name}": _groups(cls) for name, cls in COMMANDS.items()}
     click.rich_click.OPTION_GROUPS = groups
-    group = click.RichGroup("distvae", help=f"{distvae.__doc__}\n\n{_EXIT_CODES}")
+    group = click.RichGroup(name="distvae", help=f"{distvae.__doc__}\n\n{_EXIT_CODES}")
     group.no_args_is_help = False  # nothing given is a mistake like others: one line, code 2
     group = click.version_option(distvae.__version__, prog_name="distvae")(group)
     for name, cls in COMMANDS.items():
