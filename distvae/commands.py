@@ -1,4 +1,8 @@
-"""What each command does once its configuration stands: run or plan it, then show the result."""
+"""What each command does once its configuration stands: run or plan it, then show the result.
+
+Data and model directory are looked at before torch is imported, so that a mistake in them is told
+at once.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from distvae.config import (
     VerifyConfig,
 )
 from distvae.console import Console, human_bytes, human_seconds
+from distvae.planning import plan_data, require_model
 
 __all__ = ["execute"]
 
@@ -55,27 +60,36 @@ def plan(name: str, config: Config) -> Result:
 
 
 def _train(config: Config, console: Console) -> Result:
+    known = cast(TrainConfig, config)
+    data = plan_data(known.data, known.fragment_rows, known.where)
     from distvae.cluster.train import train
 
-    return train(cast(TrainConfig, config), console)
+    return train(known, console, data)
 
 
 def _embed(config: Config, console: Console) -> Result:
+    known = cast(EmbedConfig, config)
+    require_model(known.model)
+    data = plan_data(known.data, known.fragment_rows, known.where)
     from distvae.cluster.embed import embed
 
-    return embed(cast(EmbedConfig, config), console)
+    return embed(known, console, data)
 
 
 def _generate(config: Config, console: Console) -> Result:
+    require_model(cast(GenerateConfig, config).model)
     from distvae.cluster.generate import generate
 
     return generate(cast(GenerateConfig, config), console)
 
 
 def _evaluate(config: Config, console: Console) -> Result:
+    known = cast(EvaluateConfig, config)
+    require_model(known.model)
+    data = plan_data(known.data, known.fragment_rows, known.where)
     from distvae.cluster.evaluate import evaluate
 
-    return evaluate(cast(EvaluateConfig, config), console)
+    return evaluate(known, console, data)
 
 
 def _report(config: Config, console: Console) -> Result:

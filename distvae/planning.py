@@ -11,7 +11,7 @@ from distvae.data.fragments import Fragment, plan_input
 from distvae.data.inputs import Inputs, scan
 from distvae.data.reading import read_fragment
 from distvae.data.roles import Feature, infer_features, peek_widths, require_known, total_width
-from distvae.data.storage import kind, locate
+from distvae.data.storage import Location, kind, locate
 from distvae.data.where import parse_where
 from distvae.errors import DataError, OutputError, StorageError
 
@@ -21,10 +21,12 @@ __all__ = [
     "plan_data",
     "plan_features",
     "require_file_place",
+    "require_model",
     "require_parent",
 ]
 
 _PEEK_ROWS = 1024
+_MODEL_CONFIG = "config.json"  # written last: the directory is whole with it
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,30 @@ def plan_data(data: Sequence[str], rows_per_fragment: int, where: str | None = N
     if where is not None:
         parse_where(where, inputs.schema)
     return DataPlan(inputs, plan_input(inputs, rows_per_fragment))
+
+
+def require_model(path: str) -> Location:
+    """The place of a model directory that is there and whole, as far as a look can tell.
+
+    Raises:
+        StorageError: the directory is missing or cannot be read.
+        DataError: it is no whole model directory.
+    """
+    place = locate(path)
+    if kind(place) != "directory":
+        raise StorageError(
+            path, "no such model directory", "", "train one with distvae train DATA --model DIR"
+        )
+    if kind(place.child(_MODEL_CONFIG)) != "file":
+        began = kind(place.child("_train")) == "directory"
+        found = "training is not finished" if began else f"holds no {_MODEL_CONFIG}"
+        remedy = (
+            "go on with distvae train --resume"
+            if began
+            else "give a directory that distvae train wrote"
+        )
+        raise DataError(path, found, "must be a whole model directory", remedy)
+    return place
 
 
 def expand_names(option: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

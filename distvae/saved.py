@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distvae.data.codec import Codec, Encoded, decode, encode
-from distvae.data.storage import kind, locate, read_bytes
-from distvae.errors import DataError, StorageError
+from distvae.data.storage import kind, read_bytes
+from distvae.errors import DataError
 from distvae.model import noise
 from distvae.model.files import (
     CODEC,
@@ -28,6 +28,7 @@ from distvae.model.files import (
 )
 from distvae.model.inference import decode_rows, encode_rows
 from distvae.model.vae import VAE
+from distvae.planning import require_model
 
 __all__ = ["Model", "check_columns", "load", "read_model"]
 
@@ -171,20 +172,7 @@ def read_model(path: str) -> dict[str, bytes]:
         StorageError: the directory is missing or cannot be read.
         DataError: it is no whole model directory.
     """
-    place = locate(path)
-    if kind(place) != "directory":
-        raise StorageError(
-            path, "no such model directory", "", "train one with distvae train DATA --model DIR"
-        )
-    if kind(place.child(CONFIG)) != "file":
-        began = kind(place.child("_train")) == "directory"
-        found = "training is not finished" if began else f"holds no {CONFIG}"
-        remedy = (
-            "go on with distvae train --resume"
-            if began
-            else "give a directory that distvae train wrote"
-        )
-        raise DataError(path, found, "must be a whole model directory", remedy)
+    place = require_model(path)
     names = [name for name in _FILES if kind(place.child(name)) == "file"]
     return {name: read_bytes(place.child(name)) for name in (*names, CONFIG)}
 

@@ -135,7 +135,6 @@ def write_dataset(job: Job, console: Console) -> dict[str, Any]:
             engine = workers_engine(session, resources, config.precision)
         else:
             engine = engine_class(config.gpus_per_worker, config.precision)
-        warn_of_idle_gpus(console, engine, config.gpus_per_worker)
         record = _record(job, engine)
         prepared, lease = stack.enter_context(running(directory, config.mode, record))
         for warning in prepared.warnings:
@@ -156,17 +155,12 @@ def write_dataset(job: Job, console: Console) -> dict[str, Any]:
             engine=engine,
             gpus=config.gpus_per_worker,
         )
-        _warn_without_gpu(config.gpus_per_worker, engine, console)
+        warn_of_idle_gpus(console, engine, config.gpus_per_worker)
         receipts = _work(job, resources, target, prepared, lease, console)
         lease.check()
         finish(directory, record, job.fragments, receipts)
         new = sum(r.rows_in for r in receipts) - sum(r.rows_in for r in prepared.done.values())
         return _result(job, receipts, started, new, resources.workers[1])
-
-
-def _warn_without_gpu(gpus: float, engine: Mapping[str, str], console: Console) -> None:
-    if gpus > 0 and engine["device"] == "cpu":
-        console.warn("workers reserve GPUs, but torch sees none there: they compute on the CPU")
 
 
 def _inside_cluster() -> bool:

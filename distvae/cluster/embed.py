@@ -47,16 +47,16 @@ class _Options:
     where: str | None
 
 
-def embed(config: EmbedConfig, console: Console) -> dict[str, Any]:
+def embed(config: EmbedConfig, console: Console, plan: DataPlan | None = None) -> dict[str, Any]:
     """Encode every row of ``config.data``; returns the figures of the dataset.
 
     Raises:
         DistvaeError: see `write_dataset`; also for a model or data that do not fit.
     """
-    return write_dataset(embed_job(config), console)
+    return write_dataset(embed_job(config, plan), console)
 
 
-def embed_job(config: EmbedConfig) -> Job:
+def embed_job(config: EmbedConfig, plan: DataPlan | None = None) -> Job:
     """The plan of an embedding: everything that can be wrong with it is told here.
 
     Raises:
@@ -64,7 +64,7 @@ def embed_job(config: EmbedConfig) -> Job:
     """
     model_files = read_model(config.model)
     model = Model.from_files(model_files, config.model)
-    plan = plan_data(config.data, config.fragment_rows, config.where)
+    plan = plan or plan_data(config.data, config.fragment_rows, config.where)
     check_columns(model, plan.inputs.schema, config.data)
     options = _options(config, plan.inputs.schema)
     return Job(
@@ -168,18 +168,20 @@ class _EmbedWorker:
                 for batch, encoded in ahead(self._encoded(fragment)):
                     rows_in += len(batch.rows)
                     skipped += batch.skipped
-                    put(self._tables(fragment, batch, encoded))
+                    if encoded is not None:
+                        put(self._tables(fragment, batch, encoded))
             sources = [[self.files[p.file].relative, p.first_row, p.rows] for p in fragment.pieces]
             summary = {FILTERED: float(skipped)} if self.options.where else {}
             return writer.commit(rows_in, json.dumps(sources), summary)
 
-    def _encoded(self, fragment: Fragment) -> Iterator[tuple[Batch, Encoded]]:
+    def _encoded(self, fragment: Fragment) -> Iterator[tuple[Batch, Encoded | None]]:
+        """The fragment's batches; one that ``where`` has left empty still counts its rows."""
         batches = read_batches(
             self.files, fragment, self.columns, _ROWS_PER_BATCH, self.options.where
         )
         for batch in batches:
-            if batch.table.num_rows:
-                yield batch, encode(self.model.codec, batch.table)
+            some = batch.table.num_rows > 0
+            yield batch, encode(self.model.codec, batch.table) if some else None
 
     def _tables(
         self, fragment: Fragment, batch: Batch, encoded: Encoded

@@ -26,26 +26,28 @@ __all__ = ["evaluate", "evaluate_plan"]
 _ROWS_PER_BATCH = 8 * 1024
 
 
-def evaluate_plan(config: EvaluateConfig) -> tuple[Model, DataPlan]:
+def evaluate_plan(config: EvaluateConfig, plan: DataPlan | None = None) -> tuple[Model, DataPlan]:
     """The model and the input; everything that can be wrong with them is told here.
 
     Raises:
         DataError, StorageError, UsageError: they do not fit.
     """
     model = load(config.model)
-    plan = plan_data(config.data, config.fragment_rows, config.where)
+    plan = plan or plan_data(config.data, config.fragment_rows, config.where)
     check_columns(model, plan.inputs.schema, config.data)
     return model, plan
 
 
-def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
+def evaluate(
+    config: EvaluateConfig, console: Console, plan: DataPlan | None = None
+) -> dict[str, Any]:
     """The figures of DESIGN A5 for ``config.data``.
 
     Raises:
         DistvaeError: model or data do not fit, or the cluster fails.
     """
     started = time.monotonic()
-    model, plan = evaluate_plan(config)
+    model, plan = evaluate_plan(config, plan)
     arguments = {
         "model_files": read_model(config.model),
         "files": plan.inputs.files,

@@ -47,9 +47,7 @@ def workers_engine(session: Session, resources: Resources, precision: str) -> di
 def warn_of_idle_gpus(console: Console, engine: Mapping[str, str], gpus: float) -> None:
     """Say so when workers reserve GPUs and torch can use none of them."""
     if gpus > 0 and engine["device"] == "cpu":
-        console.warn(
-            f"gpus_per_worker: {gpus:g} reserved, but torch sees no GPU there; the CPU computes"
-        )
+        console.warn("workers reserve GPUs, but torch sees none there: they compute on the CPU")
 
 
 def prove_storage(session: Session, folder: Location) -> None:

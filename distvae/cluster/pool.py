@@ -73,7 +73,7 @@ def _wave(
         _Adapter,
         fn_constructor_args=(factory, dict(arguments)),
         batch_format="pyarrow",
-        batch_size=None,
+        batch_size=1,  # one fragment; Ray Data insists on a number when workers have GPUs
         zero_copy_batch=True,
         compute=ActorPoolStrategy(min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=2),
         num_cpus=resources.cpus,

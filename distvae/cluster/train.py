@@ -102,13 +102,13 @@ class TrainPlan:
         return self.target.child("_train")
 
 
-def train_plan(config: TrainConfig) -> TrainPlan:
+def train_plan(config: TrainConfig, data: DataPlan | None = None) -> TrainPlan:
     """Everything that can be known before the rows are read; user mistakes are told here.
 
     Raises:
         UsageError, DataError, StorageError: options or data do not fit.
     """
-    data = plan_data(config.data, config.fragment_rows, config.where)
+    data = data or plan_data(config.data, config.fragment_rows, config.where)
     features = plan_features(data, config.include, config.exclude)
     heads = _heads(config, features)
     items = {
@@ -155,7 +155,7 @@ def _refuse_bad_head(column: str, head: str) -> None:
         raise UsageError(f"likelihood.{column}", f"got {value}", rule, remedy) from None
 
 
-def train(config: TrainConfig, console: Console) -> dict[str, Any]:
+def train(config: TrainConfig, console: Console, data: DataPlan | None = None) -> dict[str, Any]:
     """Train and write the model directory; returns its figures.
 
     Raises:
@@ -163,7 +163,7 @@ def train(config: TrainConfig, console: Console) -> dict[str, Any]:
         DistvaeError: data, storage or cluster fail.
     """
     started = time.monotonic()
-    plan = train_plan(config)
+    plan = train_plan(config, data)
     if _finished_already(plan):
         console.note(f"{config.model}: trained already, nothing to do")
         return {"model": config.model, "finished": True}

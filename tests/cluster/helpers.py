@@ -150,14 +150,16 @@ def start(folder: Path, *arguments: object) -> Driver:
     return Driver(process, folder)
 
 
-def until(condition: Callable[[], object], what: str, driver: Driver | None = None) -> None:
-    """Wait until ``condition``; fail if the driver ends first or patience does."""
+def until(
+    condition: Callable[[], object], what: str, driver: Driver | None = None, every: float = 0.005
+) -> None:
+    """Wait until ``condition``, asked ``every`` so many seconds; fail if the driver ends first."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if driver is not None and driver.process.poll() is not None:
             raise AssertionError(f"the driver ended before {what}: {driver.errors}")
         assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 def descendants(root: int) -> dict[int, str]:

@@ -88,13 +88,13 @@ def head() -> Iterator[Head]:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{dashboard}"
     try:
-        until(lambda: _answers(url, process), "the dashboard")
+        until(lambda: _answers(url, process), "the dashboard", every=0.2)
         yield Head(url, environment)
     finally:
         below = descendants(process.pid)
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -57,14 +57,14 @@ def test_workers_with_a_gpu_run_where_one_is(
         return driver.process.poll() is not None
 
     try:
-        until(ended, "the end")
+        until(ended, "the end", every=0.2)
     finally:
         driver.end()
     result = result_of(driver)
     assert seen == {1}
     assert result["workers"] == 1 and result["parts"] == ROWS // ROWS_PER_GROUP
     assert parts(tmp_path / "o") == parts(embedded)  # torch sees no GPU: the same engine class
-    assert "warning: gpus_per_worker" in driver.errors
+    assert "warning: workers reserve GPUs, but torch sees none" in driver.errors
 
 
 def test_more_gpus_than_any_node_has_end_with_code_8(
