@@ -1,8 +1,8 @@
 """Embedding 2 million rows of 256 float32: distvae against idiomatic Ray Data, whole processes.
 
 ``python -m benchmarks.embed [--rows N] [--rounds N]``. Cold: the wall time of each process, start
-to exit. Once running: rows per second between the first and the last output file's appearance
-(the first file's rows left out). Rounds alternate; the ratio of each round is printed.
+to exit. Once running: what further rows cost, (rows - rows / 4) / (seconds - seconds of a quarter
+of the rows), so that every start-up cost cancels. Rounds alternate; ratios of medians.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def train_model(folder: Path, model: Path) -> None:
 
 
 def measure(command: list[str], out: Path) -> dict[str, Any]:
-    """Run one process to its end: wall seconds, steady rows per second, peak worker memory."""
+    """Run one process to its end: wall seconds, rows written, peak worker memory."""
     shutil.rmtree(out, ignore_errors=True)
     peak = _PeakMemory()
     started = time.monotonic()
@@ -62,18 +62,8 @@ def measure(command: list[str], out: Path) -> dict[str, Any]:
     peak.stop()
     if process.returncode:
         raise SystemExit(errors.decode()[-2000:])
-    files = sorted(out.rglob("*.parquet"), key=lambda p: p.stat().st_mtime_ns)
-    files = [f for f in files if not f.name.startswith("_")]
-    counts = [pq.read_metadata(f).num_rows for f in files]
-    span = (files[-1].stat().st_mtime_ns - files[0].stat().st_mtime_ns) / 1e9
-    running = (sum(counts) - counts[0]) / span if span > 0 else float("nan")
-    return {
-        "seconds": seconds,
-        "rows": sum(counts),
-        "cold": sum(counts) / seconds,
-        "running": running,
-        "peak_worker_bytes": peak.largest,
-    }
+    rows = sum(pq.read_metadata(f).num_rows for f in out.rglob("*.parquet") if f.name[0] != "_")
+    return {"seconds": seconds, "rows": rows, "peak_worker_bytes": peak.largest}
 
 
 class _PeakMemory:
@@ -127,6 +117,35 @@ def _worker_bytes(pid: int) -> int:
     return sum(int(held[name].split()[0]) for name in ("RssAnon", "RssFile") if name in held) * 1024
 
 
+def both(work: Path, model: Path, size: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Ours, then the peer, over the same rows."""
+    data = work / f"data-{size}"
+    ours = [sys.executable, "-m", "distvae", "embed", str(data), "--model", str(model)]
+    ours += ["--out", str(work / "ours"), "--key", "id", "--quiet"]
+    ours += ["--precision", options.precision]
+    peer = [sys.executable, "-m", "benchmarks.idiomatic", str(data), str(model), str(work / "peer")]
+    return {"ours": measure(ours, work / "ours"), "peer": measure(peer, work / "peer")}
+
+
+def figures(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows per second of medians over rounds, cold and once running, and the ratios."""
+    found: dict[str, Any] = {}
+    for who in ("ours", "peer"):
+        quarter, whole = (
+            {
+                kind: statistics.median(r[size][who][kind] for r in rounds)
+                for kind in ("rows", "seconds")
+            }
+            for size in ("quarter", "whole")
+        )
+        more = whole["rows"] - quarter["rows"], whole["seconds"] - quarter["seconds"]
+        found[who] = {"cold": whole["rows"] / whole["seconds"], "running": more[0] / more[1]}
+        found[who]["peak_worker_bytes"] = max(r["whole"][who]["peak_worker_bytes"] for r in rounds)
+    for kind in ("cold", "running"):
+        found[f"ratio_{kind}"] = found["ours"][kind] / found["peer"][kind]
+    return found
+
+
 def main() -> None:
     """Make data and model, alternate both processes, print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -136,26 +155,17 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
     work = options.dir or Path(tempfile.mkdtemp(prefix="distvae-bench-"))
-    data, model = work / f"data-{options.rows}", work / "model"
-    if not data.exists():
-        make_data(data, options.rows)
+    model, rounds = work / "model", []
+    sizes = {"quarter": options.rows // 4, "whole": options.rows}
+    for size in sizes.values():
+        if not (work / f"data-{size}").exists():
+            make_data(work / f"data-{size}", size)
     if not model.exists():
-        train_model(data, model)
-    ours = [sys.executable, "-m", "distvae", "embed", str(data), "--model", str(model)]
-    ours += ["--out", str(work / "ours"), "--key", "id", "--quiet"]
-    ours += ["--precision", options.precision]
-    peer = [sys.executable, "-m", "benchmarks.idiomatic", str(data), str(model), str(work / "peer")]
-    rounds = []
+        train_model(work / f"data-{options.rows}", model)
     for number in range(options.rounds):
-        a, b = measure(ours, work / "ours"), measure(peer, work / "peer")
-        rounds.append({"ours": a, "peer": b})
-        ratio = f"cold {a['cold'] / b['cold']:.2f}, running {a['running'] / b['running']:.2f}"
-        print(f"round {number + 1}: {ratio}", file=sys.stderr, flush=True)
-    ratios = {
-        kind: statistics.median(r["ours"][kind] / r["peer"][kind] for r in rounds)
-        for kind in ("cold", "running")
-    }
-    print(json.dumps({"ratios": ratios, "rounds": rounds}))
+        rounds.append({name: both(work, model, size, options) for name, size in sizes.items()})
+        print(f"round {number + 1}: {figures(rounds[-1:])}", file=sys.stderr, flush=True)
+    print(json.dumps({"figures": figures(rounds), "rounds": rounds}))
     if options.dir is None:
         shutil.rmtree(work)
 

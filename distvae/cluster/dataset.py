@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
@@ -32,6 +33,7 @@ from distvae.saved import Model
 __all__ = ["Job", "Target", "write_dataset"]
 
 FORMAT_VERSION = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 256 << 20
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,25 @@ class Target:
                 f"the run is of class {dict(self.engine)}",
                 "use one image and one kind of machine",
             )
+        _keep_freed_memory()
         return Model.from_files(self.model_files, device=mine["device"])
 
     def open_part(self, fragment: Fragment) -> PartWriter:
         """The writer of one fragment's part."""
         footer = {MODEL_KEY: self.model_id, VERSION_KEY: self.engine["distvae"]}
         return PartWriter(self.directory, fragment, self.fingerprint, self.schema, footer)
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to reuse freed blocks of megabytes instead of giving them back each time.
+
+    A batch's arrays are freed and wanted again at once; each time, page faults would cost about
+    3 % of a worker's CPU time.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def write_dataset(job: Job, console: Console) -> dict[str, Any]:
