@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -170,7 +171,7 @@ def _threads(job: TrainJob, cpus: int) -> Iterator[None]:
     before = torch.get_num_threads()
     hidden = job.config.hidden_dims
     widths = [job.architecture.width, *hidden, 2 * job.config.latent_dim]
-    weights = 2 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    weights = 2 * sum(a * b for a, b in itertools.pairwise(widths))
     operations = 6 * weights * job.config.batch_size * job.config.mc_samples
     torch.set_num_threads(max(cpus, min(before, operations // _OPERATIONS_PER_THREAD), 1))
     try:
