@@ -24,7 +24,7 @@ from distvae.config import (
     VerifyConfig,
 )
 from distvae.console import Console, human_bytes, human_seconds
-from distvae.planning import plan_data, require_model
+from distvae.planning import plan_data, plan_features, require_model
 
 __all__ = ["execute"]
 
@@ -62,6 +62,7 @@ def plan(name: str, config: Config) -> Result:
 def _train(config: Config, console: Console) -> Result:
     known = cast(TrainConfig, config)
     data = plan_data(known.data, known.fragment_rows, known.where)
+    plan_features(data, known.include, known.exclude)
     from distvae.cluster.train import train
 
     return train(known, console, data)
@@ -148,6 +149,7 @@ def _plan_embed(config: Config) -> Result:
     return {
         **_described(job.fragments),
         "files": len(job.arguments["files"]),
+        "output_in_the_way": _in_the_way(job.config.out, job.config.mode),
         "columns": job.schema.names,
     }
 
@@ -156,13 +158,34 @@ def _plan_generate(config: Config) -> Result:
     from distvae.cluster.generate import generate_job
 
     job = generate_job(cast(GenerateConfig, config))
-    return {**_described(job.fragments), "columns": job.schema.names}
+    return {
+        **_described(job.fragments),
+        "columns": job.schema.names,
+        "output_in_the_way": _in_the_way(job.config.out, job.config.mode),
+    }
+
+
+def _plan_report(config: Config) -> Result:
+    from distvae.data.inputs import scan
+
+    known = cast(ReportConfig, config)
+    require_model(known.model)
+    given = {"embeddings": known.embeddings, "synthetic": known.synthetic}
+    rows = {name: scan([place]).rows for name, place in given.items() if place}
+    return {**rows, "data": scan(known.data).rows} if known.data else dict(rows)
 
 
 def _plan_evaluate(config: Config) -> Result:
     from distvae.cluster.evaluate import evaluate_plan
 
     return dict(evaluate_plan(cast(EvaluateConfig, config))[1].describe())
+
+
+def _in_the_way(out: str, mode: str) -> bool:
+    """Whether ``--mode error`` would refuse the directory as it is now."""
+    from distvae.data.storage import list_files, locate
+
+    return mode == "error" and bool(list_files(locate(out)))
 
 
 def _described(fragments: Any) -> Result:
@@ -184,6 +207,7 @@ _PLAN: Mapping[str, Callable[[Config], Result]] = {
     "embed": _plan_embed,
     "generate": _plan_generate,
     "evaluate": _plan_evaluate,
+    "report": _plan_report,
 }
 
 

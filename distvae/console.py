@@ -106,6 +106,7 @@ class _Lines:
         self.title, self.total, self.unit = title, total, unit
         self.done, self.started, self.shown = 0.0, time.monotonic(), time.monotonic()
         self.figures: dict[str, object] = {}
+        self.told = -1.0
 
     def __call__(self, done: float, **figures: object) -> None:
         self.done += done
@@ -115,6 +116,7 @@ class _Lines:
             self._show()
 
     def _show(self) -> None:
+        self.told = self.done
         seconds = max(time.monotonic() - self.started, 1e-9)
         rate = self.done / seconds
         left = max(self.total - self.done, 0) / rate if rate else 0.0
@@ -124,7 +126,8 @@ class _Lines:
         print("  ".join([*parts, _figures(self.figures)]).rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        self._show()
+        if self.done != self.told:
+            self._show()
 
 
 @contextmanager

@@ -11,11 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distvae.cluster.embed import embed
-from distvae.cluster.evaluate import evaluate
-from distvae.cluster.generate import generate
-from distvae.cluster.session import connect
-from distvae.cluster.train import train
 from distvae.config import (
     EmbedConfig,
     EvaluateConfig,
@@ -26,7 +21,6 @@ from distvae.config import (
 )
 from distvae.console import Console, human_seconds
 from distvae.errors import OutputError
-from distvae.reporting import write_report
 
 __all__ = ["quickstart", "write_digits"]
 
@@ -45,6 +39,9 @@ def quickstart(config: QuickstartConfig, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     folder = Path(config.dir)
     _make_room(folder, config.overwrite)
+    from distvae.cluster.session import connect
+    from distvae.reporting import write_report
+
     rows = write_digits(folder, config.seed)
     console.note(f"1/6 data: {rows[0]} digits to train on, {rows[1]} held out, as Parquet")
     paths = {name: str(folder / name) for name in _MADE}
@@ -84,6 +81,11 @@ def quickstart(config: QuickstartConfig, console: Console) -> dict[str, Any]:
 def _jobs(
     config: QuickstartConfig, paths: dict[str, str], shared: dict[str, Any], console: Console
 ) -> dict[str, Any]:
+    from distvae.cluster.embed import embed
+    from distvae.cluster.evaluate import evaluate
+    from distvae.cluster.generate import generate
+    from distvae.cluster.train import train
+
     console.note("2/6 train")
     train(
         TrainConfig(

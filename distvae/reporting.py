@@ -48,7 +48,6 @@ def write_report(config: ReportConfig, console: Console) -> dict[str, Any]:
 
     content = read_model(config.model)
     model = Model.from_files(content, config.model)
-    notes: list[str] = []
     mu, colour, colour_name = _latent(config, model)
     real, originals, reconstructions = _real(config, model)
     synthetic = _synthetic(config, model)
@@ -73,7 +72,6 @@ def write_report(config: ReportConfig, console: Console) -> dict[str, Any]:
                 for c in model.codec.columns
                 if c.feature.role == "vector" and (shape := image_shape(c.feature.width))
             },
-            notes=notes,
         )
     )
     data = page.encode()
@@ -161,13 +159,16 @@ def _real(
     table = sample_rows(config.data, _MARGINAL_ROWS, model.schema.names)
     encoded = encode(model.codec, table)
     usable = table.filter(pa.array(~encoded.rejected))
+    if usable.num_rows == 0:
+        found = f"has no row that the model can use ({encoded.reasons[0]})"
+        raise DataError(", ".join(config.data), found, "one is needed", "give other rows as --data")
     examples = usable.take(pa.array(np.arange(_EXAMPLES) * usable.num_rows // _EXAMPLES))
     mu, _ = model.encode(examples)
     return _columns(usable), _columns(examples), _columns(model.decode(mu))
 
 
 def _synthetic(config: ReportConfig, model: Model) -> dict[str, Array]:
-    """Rows of the synthetic dataset per column; without one, a few drawn from the model here."""
+    """Rows of the synthetic dataset per column."""
     if config.synthetic is None:
         return {}
     check_columns(model, scan([config.synthetic]).schema, [config.synthetic])

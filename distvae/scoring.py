@@ -99,8 +99,10 @@ def score(
 
 
 def add(a: Sums, b: Sums) -> Sums:
-    """The sums of both."""
-    return {name: a[name] + b[name] for name in a} if a else b
+    """The sums of both; an empty one is zero."""
+    if not a or not b:
+        return a or b
+    return {name: a[name] + b[name] for name in a}
 
 
 def metrics(

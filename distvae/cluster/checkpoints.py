@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -48,7 +47,6 @@ class Position:
     best: float | None = None
     stale: int = 0
     finished: bool = False
-    scores: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -143,6 +143,12 @@ def _output_schema(options: _Options, latent_dim: int, schema: pa.Schema) -> pa.
         fields += [
             pa.field(n, pa.float32(), nullable=False) for n in ("elbo", "reconstruction_error")
         ]
+    names = [field.name for field in fields]
+    for name in options.keys:
+        if names.count(name) > 1:
+            raise UsageError(
+                "key", f"got {name!r}", "the output has a column of that name", "rename it in DATA"
+            )
     return pa.schema(fields)
 
 

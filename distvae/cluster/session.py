@@ -31,6 +31,8 @@ _ENVIRONMENT = {
 }
 _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
 _CONNECT_SECONDS = 5.0
+_SETTINGS = 4
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
 
 
 @dataclass(frozen=True)
@@ -297,10 +299,13 @@ def _ensure_private_token() -> None:
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     path = Path.home() / ".ray" / "auth_token"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        return
+    except OSError:  # no home to write to: a token for this process and its workers alone
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         return
     with os.fdopen(handle, "w") as stream:
         stream.write(secrets.token_hex(32))
@@ -324,7 +329,9 @@ def _refuse_unreachable(address: str) -> None:
             "a dashboard's http:// address belongs to ray job submit",
         )
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS) as stream:
+            stream.sendall(_HTTP2_HELLO)
+            answer = stream.recv(9)
     except OSError as error:
         raise ClusterError(
             "--address",
@@ -332,6 +339,18 @@ def _refuse_unreachable(address: str) -> None:
             f"nothing answers there ({error.strerror or error})",
             "check host and port",
         ) from None
+    _refuse_not_ray(address, answer)
+
+
+def _refuse_not_ray(address: str, answer: bytes) -> None:
+    """A Ray head speaks gRPC: its first words are an HTTP/2 SETTINGS frame."""
+    if len(answer) < 4 or answer[3] != _SETTINGS:
+        raise ClusterError(
+            "--address",
+            f"got {address}",
+            "what answers there is no Ray head",
+            "give the head's own port (6379 unless it was changed), not the dashboard's",
+        )
 
 
 def _session(embedded: bool) -> Session:

@@ -23,7 +23,7 @@ from distvae.console import Console
 from distvae.data.arrow_values import element_slices
 from distvae.data.codec import Codec, block_layout, feature_specs, fit_codec
 from distvae.data.fingerprint import first_difference
-from distvae.data.lease import Lease
+from distvae.data.lease import Lease, refuse_live_holder
 from distvae.data.roles import Feature
 from distvae.data.selection import Split
 from distvae.data.statistics import LARGEST_PCA_WIDTH, Summary, covariance
@@ -290,6 +290,7 @@ def _finished_already(plan: TrainPlan) -> bool:
         raise OutputError(
             config.model, "is a file", "a model directory is needed", "choose another --model"
         )
+    refuse_live_holder(plan.folder)
     whole = kind(target.child(CONFIG)) == "file"
     begun = kind(target.child("_train")) == "directory"
     if not whole and not begun:

@@ -18,7 +18,7 @@ from distvae.cluster.summarise import Pass
 from distvae.console import Console
 from distvae.data.codec import encode
 from distvae.data.selection import read_batches, split_rows
-from distvae.data.storage import Location, write_bytes
+from distvae.data.storage import Location, delete_file, write_bytes
 from distvae.model.files import CONFIG, ModelFiles, pack, parse_json
 from distvae.model.linear import Pca
 from distvae.model.vae import VAE
@@ -51,6 +51,7 @@ def write_model(
     card = _card(job, figures)
     final = pack(ModelFiles(**{**vars(files), "metrics": scored, "readme": card}))
     assert parse_json(final[CONFIG], target.uri, CONFIG)["model_id"] == model.id
+    delete_file(target.child(CONFIG))  # killed from here on, the training is unfinished: --resume
     for name, data in final.items():
         write_bytes(target.child(name), data)
     return figures

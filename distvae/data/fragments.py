@@ -11,6 +11,7 @@ from distvae.errors import UsageError
 
 __all__ = [
     "BYTES_PER_FRAGMENT",
+    "MOST_FRAGMENTS",
     "ROWS_PER_FRAGMENT",
     "Fragment",
     "Piece",
@@ -20,6 +21,8 @@ __all__ = [
     "plan_rows",
 ]
 
+MOST_FRAGMENTS = 4_000_000
+"""Parts of a generated dataset: their plan is held in memory."""
 ROWS_PER_FRAGMENT = 262_144
 """Rows after which a fragment is full."""
 
@@ -108,13 +111,20 @@ def plan_rows(
     """Cut rows [offset, offset + rows) of the endless table into fragments without pieces.
 
     Raises:
-        UsageError: a negative offset or number of rows, or a limit below 1.
+        UsageError: a negative offset or number of rows, a limit below 1, or too many fragments.
     """
     _check_positive("fragment-rows", rows_per_fragment)
     if offset < 0:
         raise UsageError("--offset", f"{offset}", "must be 0 or more", "give a row number")
     if rows < 0:
         raise UsageError("--rows", f"{rows}", "must be 0 or more", "give a number of rows")
+    count = -(-rows // rows_per_fragment)
+    if count > MOST_FRAGMENTS:
+        value = f"{rows_per_fragment} rows make {count:,} parts"
+        remedy = "give a larger --fragment-rows or fewer --rows"
+        raise UsageError(
+            "--fragment-rows", value, f"at most {MOST_FRAGMENTS:,} are planned", remedy
+        )
     return tuple(
         Fragment(index, offset + start, min(rows_per_fragment, rows - start), ())
         for index, start in enumerate(range(0, rows, rows_per_fragment))

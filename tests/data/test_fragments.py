@@ -118,3 +118,8 @@ def test_wrong_limits() -> None:
         plan_rows(-1, 1)
     with pytest.raises(UsageError, match="--rows: -1; must be 0 or more"):
         plan_rows(0, -1)
+
+
+def test_more_parts_than_a_plan_can_hold_are_refused():
+    with pytest.raises(UsageError, match="--fragment-rows"):
+        plan_rows(0, 10**15)
