@@ -123,22 +123,24 @@ def metrics(
     return {
         "rows": n,
         "rows_rejected": int(sums["rejected"][0]),
-        "elbo": reconstruction - float(kl.sum()),
-        "kl": float(kl.sum()),
-        "reconstruction": reconstruction,
-        "log_likelihood": likelihood,
+        "elbo": _number(reconstruction - float(kl.sum())),
+        "kl": _number(float(kl.sum())),
+        "reconstruction": _number(reconstruction),
+        "log_likelihood": _number(likelihood),
         "log_likelihood_se": _number(error),
         "importance_samples": samples,
         "active_units": active_units(sums["mu"], sums["mu2"], n),
         "latent_dim": model.latent_dim,
-        "kl_per_dimension": [float(value) for value in kl],
-        "reconstruction_mse": float(sums["squared_error"][0]) / values if values else None,
-        "pca_reconstruction_mse": float(sums["pca_error"][0]) / values
-        if has_pca and values
-        else None,
+        "kl_per_dimension": [_number(float(value)) for value in kl],
+        "reconstruction_mse": _ratio(float(sums["squared_error"][0]), values),
+        "pca_reconstruction_mse": _ratio(float(sums["pca_error"][0]), values if has_pca else 0.0),
         "explained_variance": _number(explained),
         "binarize": "dynamic" if binary else "none",
     }
+
+
+def _ratio(value: float, count: float) -> float | None:
+    return _number(value / count) if count else None
 
 
 def _number(value: float) -> float | None:
@@ -168,11 +170,14 @@ def _terms(
         mu, _ = vae.encode(exact, observed)
         error = (vae.reconstruction_mean(vae.decode(mu)) - exact).double() * vae.element_scale
         square = error.square() if observed is None else torch.where(observed, error.square(), 0)
-        return terms.reconstruction[:, None], terms.kl, square.sum(-1, keepdim=True), mu
+        # The root keeps large raw units within float32, in which results travel.
+        return terms.reconstruction[:, None], terms.kl, square.sum(-1, keepdim=True).sqrt(), mu
 
     arrays = [*encoded.blocks, *encoded.masks, uniforms, eps]
     parts = run_blocks(evaluate, arrays, (1, k, 1, k), model.device, precision)
-    return np.concatenate([part.astype(np.float64) for part in parts], axis=1)
+    parts64 = [part.astype(np.float64) for part in parts]
+    parts64[2] = np.square(parts64[2])
+    return np.concatenate(parts64, axis=1)
 
 
 def _prepared(

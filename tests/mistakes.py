@@ -65,8 +65,8 @@ def _write_odd_values(world: Path) -> None:
     nothing = pa.array([None] * rows, pa.list_(pa.float32()))
     pq.write_table(_replaced(table, "pixels", nothing), world / "no_lists.parquet")
     height = table.column("height").to_numpy().copy()
-    for name, value in (("infinite", np.inf), ("huge", 1e31)):
-        changed = height.copy()
+    for name, value in (("infinite", np.inf), ("huge", 1e101)):
+        changed = height.astype(np.float64)
         changed[3] = value
         pq.write_table(_replaced(table, "height", pa.array(changed)), world / f"{name}.parquet")
     nan = pa.array(np.full(rows, np.nan, np.float32))

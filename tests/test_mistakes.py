@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distvae.errors import DistvaeError
-from tests.conftest import Run, tiny_table
+from tests.conftest import SECONDS, Run, tiny_table
 from tests.mistakes import make_world
 
 # (command line, exit code, what the line must say)
@@ -262,7 +264,7 @@ VALUES = [
         3,
         ["'height'", "infinite", "--exclude height"],
     ),
-    ("train huge.parquet --model new --workers 1", 3, ["'height'", "1e+31", "--exclude height"]),
+    ("train huge.parquet --model new --workers 1", 3, ["'height'", "1e+101", "--exclude height"]),
     ("train nan.parquet --model new --workers 1", 3, ["'height'", "no value", "--exclude height"]),
     ("train null.parquet --model new --workers 1", 3, ["'height'", "no value", "--exclude height"]),
     ("train ragged.parquet --model new --workers 1", 3, ["'pixels'", "length 3", "first, 2"]),
@@ -387,3 +389,52 @@ def test_rejected_rows_stop_a_run_that_a_larger_limit_finishes(
     assert resumed.returncode == 0, resumed.stderr
     assert (tmp_path / "out" / "_SUCCESS").exists()
     assert pq.read_table(tmp_path / "out" / "data").num_rows == 63
+
+
+@pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_an_address_that_is_no_ray_head_is_told_at_once(
+    command: Run, tiny_model: Path, tmp_path: Path, greeting: bytes
+) -> None:
+    def serve() -> None:
+        client, _ = server.accept()
+        client.sendall(greeting)
+        client.recv(64)
+        closed.wait(SECONDS)
+        client.close()
+
+    closed = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        line = f"generate --model {tiny_model} --rows 5 --out out --address {address}"
+        told = command(*shlex.split(line), cwd=tmp_path)
+        closed.set()
+    assert told.returncode == 8, told.stderr
+    (only,) = told.stderr.splitlines()
+    assert only.startswith("error: --address: got 127.0.0.1:")
+    assert not (tmp_path / "out").exists()
+
+
+def test_columns_that_the_layout_would_double_are_refused(
+    command: Run, tiny_model: Path, tmp_path: Path
+) -> None:
+    table = tiny_table().append_column("mu_0", pa.array(range(64)))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    line = f"embed rows.parquet --model {tiny_model} --out out --key mu_0 --layout columns"
+    told = command(*shlex.split(line), cwd=tmp_path)
+    assert told.returncode == 2, told.stderr
+    assert told.stderr.startswith("error: key: got 'mu_0'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_on_rows_that_cannot_be_used_is_refused(
+    command: Run, tiny_model: Path, tmp_path: Path
+) -> None:
+    table = tiny_table()
+    infinite = pa.array(np.full(64, np.inf, np.float32))
+    pq.write_table(table.set_column(1, "height", infinite), tmp_path / "rows.parquet")
+    line = f"report {tiny_model} --data rows.parquet --out r.html"
+    told = command(*shlex.split(line), cwd=tmp_path)
+    assert told.returncode == 3, told.stderr
+    assert "no row that the model can use" in told.stderr
+    assert not (tmp_path / "r.html").exists()

@@ -29,3 +29,9 @@ def test_figures_do_not_depend_on_the_workers(
 def test_where_that_leaves_nothing_is_an_error(in_process: None, data: Path, model: Path) -> None:
     with pytest.raises(DataError, match="holds no row that can be evaluated"):
         run("evaluate", data=str(data), model=model, where="id < 0")
+
+
+def test_where_may_leave_some_fragments_empty(in_process: None, data: Path, model: Path) -> None:
+    options = {"data": str(data), "model": model, "importance_samples": 2}
+    figures = run("evaluate", where="id < 100", fragment_rows=1500, **options)
+    assert figures["rows"] == 100

@@ -120,6 +120,6 @@ def test_wrong_limits() -> None:
         plan_rows(0, -1)
 
 
-def test_more_parts_than_a_plan_can_hold_are_refused():
+def test_more_parts_than_a_plan_can_hold_are_refused() -> None:
     with pytest.raises(UsageError, match="--fragment-rows"):
         plan_rows(0, 10**15)
