@@ -49,11 +49,12 @@ def test_workers_with_a_gpu_run_where_one_is(
     options = embed_options(data, model)
     arguments = ("--model", model, "--key", "id", "--fragment-rows", options["fragment_rows"])
     gpu = ("--gpus-per-worker", 1, "--address", ray_nodes.address, "--json")
+    before = set(ray_nodes.workers("MapWorker"))  # of an earlier run, on their way out
     driver = start(tmp_path / "d", "embed", data, *arguments, *gpu, "--out", tmp_path / "o")
     seen: set[int] = set()
 
     def ended() -> bool:
-        seen.update(node for node, _ in ray_nodes.workers("MapWorker"))
+        seen.update(node for node, _ in set(ray_nodes.workers("MapWorker")) - before)
         return driver.process.poll() is not None
 
     try:
