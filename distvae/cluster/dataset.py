@@ -120,8 +120,7 @@ class Target:
 def _keep_freed_memory() -> None:
     """Ask glibc to reuse freed blocks of megabytes instead of giving them back each time.
 
-    A batch's arrays are freed and wanted again at once; each time, page faults would cost about
-    3 % of a worker's CPU time.
+    A batch's arrays are freed and wanted again at once; each time, page faults cost CPU time.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):

@@ -163,6 +163,7 @@ def test_training_survives_a_worker(
     assert epochs == list(range(1, EPOCHS + 1))  # no epoch twice, none lost
     quiet = tmp_path / "quiet"
     run("train", model=quiet, **options | {"workers": 1})
-    # Two ranks add up in another order than one (see test_worlds); many epochs carry that further.
+    # Two ranks add up in another order than one (see test_worlds), and many epochs carry that
+    # further: 1e-5 was enough when measured, one decade is left for other machines.
     for name, values in history(quiet).items():
-        assert history(target)[name] == pytest.approx(values, rel=1e-2, abs=1e-2), name
+        assert history(target)[name] == pytest.approx(values, rel=1e-4, abs=1e-4), name
