@@ -120,3 +120,5 @@ class HashingFile:
                 self._stream.write(chunk)
             except OSError as error:
                 self._failure = error
+            except Exception as error:  # noqa: BLE001 - a dead thread would hang the writer
+                self._failure = OSError(str(error))

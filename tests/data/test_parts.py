@@ -197,8 +197,9 @@ def test_a_full_disk_is_a_storage_error_and_publishes_nothing(
     def filled() -> None:
         with _writer(directory) as writer:
             file: Any = writer._part._file
-            file._stream.close()
-            file._stream = FullDisk()
+            # The thread that writes may be between two writes of the header: swap, then close.
+            file._stream, real = FullDisk(), file._stream
+            real.close()
             for _ in range(20):
                 writer.write(rows_of(plan()[0]))
             writer.commit(20 * ROWS)
