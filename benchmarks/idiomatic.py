@@ -23,15 +23,15 @@ class Encoder:
         import distvae
 
         self.torch = torch
-        self.vae = distvae.load(model).vae
+        self.model = distvae.load(model).network
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A NumPy batch in, key, mu and sigma out."""
         with self.torch.inference_mode():
             block = self.torch.from_numpy(np.ascontiguousarray(np.stack(batch["x"])))
-            y, observed = self.vae.prepare([block], [None])
-            mu, log_sigma = self.vae.encode(y, observed)
-        return {"id": batch["id"], "mu": mu.numpy(), "sigma": log_sigma.exp().numpy()}
+            y, observed = self.model.prepare([block], [None])
+            posterior = self.model.encode(y, observed)
+        return {"id": batch["id"], "mu": posterior.mu.numpy(), "sigma": posterior.sigma.numpy()}
 
 
 def main(data: str, model: str, out: str) -> None:

@@ -53,20 +53,21 @@ def plain_epoch(pixels: torch.Tensor, batch: int) -> float:
     return len(pixels) / (time.perf_counter() - started)
 
 
-def make_trainer(path: str, column: str, batch: int) -> _Trainer:
+def make_trainer(path: str, column: str, batch: int, **options: Any) -> _Trainer:
     """Our loop, ready to run its epochs."""
-    config = TrainConfig(
-        data=(path,),
-        model=tempfile.mkdtemp(),
-        include=(column,),
-        likelihood={column: "bernoulli"},
-        latent_dim=50,
-        hidden_dims=(200, 200),
-        activation="tanh",
-        epochs=1000,
-        batch_size=batch,
-        validation_fraction=0.0,
-    )
+    values: dict[str, Any] = {
+        "data": (path,),
+        "model": tempfile.mkdtemp(),
+        "include": (column,),
+        "likelihood": {column: "bernoulli"},
+        "latent_dim": 50,
+        "hidden_dims": (200, 200),
+        "activation": "tanh",
+        "epochs": 1000,
+        "batch_size": batch,
+        "validation_fraction": 0.0,
+    }
+    config = TrainConfig(**{**values, **options})
     plan = train_plan(config)
     worker = _Summariser(plan.data.inputs.files, plan.features, plan.split, None)
     found = [worker.run(fragment) for fragment in plan.data.fragments]

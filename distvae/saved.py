@@ -26,8 +26,9 @@ from distvae.model.files import (
     parse_json,
     unpack,
 )
-from distvae.model.inference import decode_rows, encode_rows
-from distvae.model.vae import VAE
+from distvae.model.inference import decode_rows
+from distvae.model.latent import LatentModel
+from distvae.model.sources import source_points
 from distvae.planning import require_model
 
 __all__ = ["Model", "check_columns", "load", "read_model"]
@@ -45,14 +46,14 @@ class Model:
         id: the model id, sha256 over config, codec and weights.
         files: what its directory holds, unpacked.
         codec: table to arrays and back.
-        vae: the network, on ``device``, in evaluation mode.
+        network: the model itself, on ``device``, in evaluation mode.
         device: where it computes.
     """
 
     id: str
     files: ModelFiles
     codec: Codec
-    vae: VAE
+    network: LatentModel
     device: str = "cpu"
 
     @classmethod
@@ -65,9 +66,9 @@ class Model:
             DataError: a file is missing or damaged.
         """
         files = unpack(content, where)
-        vae = build(files).to(device)
+        network = build(files).to(device)
         identity = str(parse_json(content[CONFIG], where, CONFIG)["model_id"])
-        return cls(identity, files, Codec.from_json(files.codec), vae, device)
+        return cls(identity, files, Codec.from_json(files.codec), network, device)
 
     @property
     def latent_dim(self) -> int:
@@ -79,13 +80,28 @@ class Model:
         """Schema of the training table's feature columns, and of synthetic rows."""
         return self.codec.schema
 
-    def encode(self, table: pa.Table) -> tuple[Float32, Float32]:
+    def encode(self, table: pa.Table, refine: int = 0, seed: int = 0) -> tuple[Float32, Float32]:
         """Posterior mean and standard deviation of each row, (n, k) each.
+
+        Args:
+            table: rows with the columns of the training table.
+            refine: gradient steps per row that raise its ELBO, from the encoder's answer.
+            seed: of their noise.
+
+        Returns:
+            mu and sigma, (n, k) float32; sigma is NaN for kinds whose code has no spread.
 
         Raises:
             DataError: a column is absent or of another type, or a row cannot be used.
+            UsageError: ``refine`` for a kind that has nothing to refine.
         """
-        return self.encode_arrays(self.encode_table(table))
+        from distvae.inferring import codes, infer_raw, refining_steps
+
+        steps = refining_steps(self, refine)
+        encoded = self.encode_table(table)
+        raw = infer_raw(self, encoded, np.arange(table.num_rows), seed, steps)
+        found = codes(self, encoded, raw)
+        return found.mu, found.sigma if self.network.has_sigma else found.sigma * np.nan
 
     def encode_table(self, table: pa.Table) -> Encoded:
         """The table as arrays; a row that cannot be used is an error here.
@@ -101,12 +117,6 @@ class Model:
             )
         return encoded
 
-    def encode_arrays(self, encoded: Encoded, precision: str = "fp32") -> tuple[Float32, Float32]:
-        """Posterior mean and standard deviation of encoded rows, (n, k) each."""
-        return encode_rows(
-            self.vae, encoded.blocks, encoded.masks, device=self.device, precision=precision
-        )
-
     def decode(self, z: npt.NDArray[Any]) -> pa.Table:
         """The expected row E[x|z] of each latent vector, z (n, k), in the training schema.
 
@@ -116,14 +126,23 @@ class Model:
         latents = np.ascontiguousarray(z, dtype=np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise DataError("z", f"has shape {latents.shape}", f"must be (n, {self.latent_dim})")
-        return decode(self.codec, decode_rows(self.vae, latents, device=self.device))
+        return decode(self.codec, decode_rows(self.network, latents, device=self.device))
 
-    def sample(self, n: int, seed: int = 0, offset: int = 0) -> pa.Table:
-        """Rows [offset, offset + n) of the synthetic table of ``seed``, as ``generate`` writes."""
-        return self.sample_rows(offset, n, seed)[0]
+    def sample(self, n: int, seed: int = 0, offset: int = 0, source: str = "normal") -> pa.Table:
+        """Rows [offset, offset + n) of the synthetic table of ``seed``, as ``generate`` writes.
+
+        Raises:
+            UsageError: an unknown source, or more rows than it has.
+        """
+        return self.sample_rows(offset, n, seed, source=source)[0]
 
     def sample_rows(
-        self, first_row: int, rows: int, seed: int, precision: str = "fp32"
+        self,
+        first_row: int,
+        rows: int,
+        seed: int,
+        precision: str = "fp32",
+        source: str = "normal",
     ) -> tuple[pa.Table, Float32]:
         """Synthetic rows and their latents z (n, k); row i depends on (model, seed, i) alone.
 
@@ -133,9 +152,11 @@ class Model:
         step = noise.ROWS_PER_NOISE_BLOCK
         start, stop = first_row // step * step, -(-(first_row + rows) // step) * step
         width = self.files.architecture.width
-        z = noise.normal_rows(seed, "generate-z", start, stop - start, self.latent_dim)
+        prior = self.network.prior
+        points = source_points(source, seed, start, stop - start, self.latent_dim, prior.chooses)
+        z = prior.sample(*points)
         draws = noise.normal_rows(seed, "generate-x", start, stop - start, width)
-        y = decode_rows(self.vae, z, draws, device=self.device, precision=precision)
+        y = decode_rows(self.network, z, draws, device=self.device, precision=precision)
         inside = slice(first_row - start, first_row - start + rows)
         return decode(self.codec, y[inside]), z[inside]
 
@@ -144,15 +165,16 @@ class Model:
     ) -> npt.NDArray[np.float64]:
         """Importance-weighted estimate of ln p(x) per row with ``k`` samples, (n,), in nats.
 
-        Burda et al. 2016, equation 8. Bernoulli columns are binarised by the seed.
+        Burda et al. 2016, equation 8; the closed form where there is one (pca), NaN where a kind
+        has no density. Bernoulli columns are binarised by the seed.
 
         Raises:
             DataError: see `encode`.
         """
-        from distvae.scoring import log_likelihood_rows
+        from distvae.inferring import log_likelihood_rows, refining_steps
 
-        encoded = self.encode_table(table)
-        return log_likelihood_rows(self, encoded, np.arange(table.num_rows), k, seed)
+        encoded, steps = self.encode_table(table), refining_steps(self, 0)
+        return log_likelihood_rows(self, encoded, np.arange(table.num_rows), k, seed, steps)
 
 
 def load(path: str, device: str = "cpu") -> Model:

@@ -2,74 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from distvae.data.codec import Encoded
-from distvae.model import noise
-from distvae.model.estimators import (
-    active_units,
-    explained_variance,
-    log_likelihood,
-    mean_and_standard_error,
-)
-from distvae.model.inference import run_blocks
+from distvae.inferring import log_likelihood_rows, row_terms
+from distvae.model.estimators import active_units, explained_variance, mean_and_standard_error
 from distvae.model.linear import reconstruct
 from distvae.saved import Model
 
-__all__ = ["Sums", "add", "elbo_rows", "log_likelihood_rows", "metrics", "score"]
+__all__ = ["Sums", "add", "metrics", "score"]
 
 Sums = dict[str, npt.NDArray[np.float64]]
 Float64 = npt.NDArray[np.float64]
-_SAMPLES_PER_PASS = 16
-
-
-def elbo_rows(
-    model: Model, encoded: Encoded, rows: npt.NDArray[np.int64], seed: int, precision: str = "fp32"
-) -> tuple[Float64, Float64]:
-    """Per row: ELBO (nats, one sample of z) and squared error of decoding mu (raw units), (n,).
-
-    The noise of a row depends on (seed, its absolute number) alone.
-    """
-    parts = _terms(model, encoded, rows, seed, precision)
-    return parts[:, 0] - parts[:, 1 : 1 + model.latent_dim].sum(1), parts[:, 1 + model.latent_dim]
-
-
-def log_likelihood_rows(
-    model: Model, encoded: Encoded, rows: npt.NDArray[np.int64], samples: int, seed: int
-) -> Float64:
-    """Importance-weighted estimate of ln p(x) per row, (n,), in nats."""
-    vae, k = model.vae, model.latent_dim
-    blocks = len(encoded.blocks)
-    uniforms = _binary_noise(model, rows, seed)
-
-    def estimate(arrays: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor, ...]:
-        y, observed = _prepared(model, arrays, blocks)
-        numbers = arrays[-1]
-        assert numbers is not None
-        places = numbers[:, 0].long().cpu().numpy()
-
-        def eps(first: int, count: int) -> torch.Tensor:
-            drawn = [
-                noise.normal_of(seed, f"score-z/{s}", places, k)
-                for s in range(first, first + count)
-            ]
-            return torch.from_numpy(np.stack(drawn))
-
-        per_pass = min(_SAMPLES_PER_PASS, samples)
-        return (log_likelihood(vae, y, observed, eps, samples, per_pass)[:, None],)
-
-    arrays = [*encoded.blocks, *encoded.masks, uniforms, rows.astype(np.float64)[:, None]]
-    result = run_blocks(estimate, arrays, (1,), model.device)[0]
-    return result[:, 0].astype(np.float64)
 
 
 def score(
-    model: Model, encoded: Encoded, rows: npt.NDArray[np.int64], samples: int, seed: int
+    model: Model,
+    encoded: Encoded,
+    rows: npt.NDArray[np.int64],
+    samples: int,
+    seed: int,
+    steps: int = 0,
 ) -> Sums:
     """Sums over the usable rows of a batch: everything that `metrics` needs.
 
@@ -79,21 +36,21 @@ def score(
         rows: (n,) absolute row numbers, for the noise.
         samples: importance samples per row.
         seed: of the noise.
+        steps: refining steps per row.
     """
-    k = model.latent_dim
     usable = ~encoded.rejected
-    parts = _terms(model, encoded, rows, seed)[usable]
-    weighted = log_likelihood_rows(model, encoded, rows, samples, seed)[usable]
-    kl, mu = parts[:, 1 : 1 + k], parts[:, 2 + k : 2 + 2 * k]
+    terms = row_terms(model, encoded, rows, seed, steps)
+    weighted = log_likelihood_rows(model, encoded, rows, samples, seed, steps)[usable]
+    kl, mu = terms.kl[usable], terms.mu[usable]
     sums: Sums = {
         "rows": np.array([float(usable.sum())]),
         "rejected": np.array([float((~usable).sum())]),
-        "reconstruction": parts[:, :1].sum(0),
+        "reconstruction": terms.reconstruction[usable].sum(keepdims=True),
         "kl": kl.sum(0),
         "log_likelihood": np.array([weighted.sum(), np.square(weighted).sum()]),
         "mu": mu.sum(0),
         "mu2": np.square(mu).sum(0),
-        "squared_error": parts[:, 1 + k : 2 + k].sum(0),
+        "squared_error": terms.squared_error[usable].sum(keepdims=True),
     }
     return sums | _raw_sums(model, encoded, usable)
 
@@ -108,7 +65,10 @@ def add(a: Sums, b: Sums) -> Sums:
 def metrics(
     model: Model, sums: Mapping[str, npt.NDArray[np.float64]], samples: int
 ) -> dict[str, Any]:
-    """The figures of DESIGN A5 from sums over all rows; nats per row, densities in raw units."""
+    """The figures of DESIGN A5 from sums over all rows; nats per row, densities in raw units.
+
+    A figure that the kind of model does not have is None.
+    """
     n = int(sums["rows"][0])
     values = float(sums["values"][0])
     total = sums["log_likelihood"]
@@ -117,21 +77,24 @@ def metrics(
     about_mean = float((sums["d2"] - np.square(sums["d"]) / np.maximum(sums["n"], 1)).sum())
     explained = explained_variance(float(sums["squared_error"][0]), about_mean)
     has_pca = model.files.pca is not None
+    network = model.network
+    dense, spread = network.has_likelihood, network.has_sigma
+    exact = model.files.architecture.kind == "pca"
     binary = any(
         head.startswith("bernoulli") for head in model.files.architecture.likelihoods.values()
     )
     return {
         "rows": n,
         "rows_rejected": int(sums["rejected"][0]),
-        "elbo": _number(reconstruction - float(kl.sum())),
-        "kl": _number(float(kl.sum())),
+        "elbo": _number(reconstruction - float(kl.sum())) if dense else None,
+        "kl": _number(float(kl.sum())) if spread else None,
         "reconstruction": _number(reconstruction),
         "log_likelihood": _number(likelihood),
         "log_likelihood_se": _number(error),
-        "importance_samples": samples,
-        "active_units": active_units(sums["mu"], sums["mu2"], n),
+        "importance_samples": samples if dense and not exact else None,
+        "active_units": active_units(sums["mu"], sums["mu2"], n) if spread else None,
         "latent_dim": model.latent_dim,
-        "kl_per_dimension": [_number(float(value)) for value in kl],
+        "kl_per_dimension": [_number(float(value)) for value in kl] if spread else None,
         "reconstruction_mse": _ratio(float(sums["squared_error"][0]), values),
         "pca_reconstruction_mse": _ratio(float(sums["pca_error"][0]), values if has_pca else 0.0),
         "explained_variance": _number(explained),
@@ -145,60 +108,6 @@ def _ratio(value: float, count: float) -> float | None:
 
 def _number(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def _terms(
-    model: Model,
-    encoded: Encoded,
-    rows: npt.NDArray[np.int64],
-    seed: int,
-    precision: str = "fp32",
-) -> Float64:
-    """(n, 2 + 2k): reconstruction, KL per dimension, squared error of decoding mu, mu."""
-    vae, k = model.vae, model.latent_dim
-    blocks = len(encoded.blocks)
-    eps = noise.normal_of(seed, "score-elbo", rows, k)
-    uniforms = _binary_noise(model, rows, seed)
-
-    def evaluate(arrays: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor, ...]:
-        y, observed = _prepared(model, arrays[:-1], blocks)
-        draw = arrays[-1]
-        assert draw is not None
-        terms = vae.terms(y, observed, draw[None])
-        plain = arrays[:blocks], arrays[blocks : 2 * blocks]
-        exact, _ = vae.prepare([a for a in plain[0] if a is not None], plain[1])
-        mu, _ = vae.encode(exact, observed)
-        error = (vae.reconstruction_mean(vae.decode(mu)) - exact).double() * vae.element_scale
-        square = error.square() if observed is None else torch.where(observed, error.square(), 0)
-        # The root keeps large raw units within float32, in which results travel.
-        return terms.reconstruction[:, None], terms.kl, square.sum(-1, keepdim=True).sqrt(), mu
-
-    arrays = [*encoded.blocks, *encoded.masks, uniforms, eps]
-    parts = run_blocks(evaluate, arrays, (1, k, 1, k), model.device, precision)
-    parts64 = [part.astype(np.float64) for part in parts]
-    parts64[2] = np.square(parts64[2])
-    return np.concatenate(parts64, axis=1)
-
-
-def _prepared(
-    model: Model, arrays: Sequence[torch.Tensor | None], blocks: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return y and observed of a block; the uniforms after blocks and masks draw Bernoullis."""
-    values = [array for array in arrays[:blocks] if array is not None]
-    y, observed = model.vae.prepare(values, arrays[blocks : 2 * blocks])
-    uniforms = arrays[2 * blocks]
-    return (y if uniforms is None else model.vae.binarize(y, uniforms)), observed
-
-
-def _binary_noise(
-    model: Model, rows: npt.NDArray[np.int64], seed: int
-) -> npt.NDArray[np.float32] | None:
-    """Uniform numbers that binarise the Bernoulli columns, or None when there are none."""
-    architecture = model.files.architecture
-    heads = [architecture.likelihood(spec["name"]) for spec in architecture.features]
-    if not any(head.startswith("bernoulli") for head in heads):
-        return None
-    return noise.uniform_of(seed, "score-binarize", rows, architecture.width)
 
 
 def _raw_sums(model: Model, encoded: Encoded, usable: npt.NDArray[np.bool_]) -> Sums:

@@ -6,8 +6,9 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +32,13 @@ def tiny_table(rows: int = 64, seed: int = 0) -> pa.Table:
     return pa.table({"id": np.arange(rows), "height": height, "pixels": lists})
 
 
-def write_tiny_model(folder: Path, **changes: object) -> None:
-    """A whole model directory, untrained, for the ``height`` and ``pixels`` of ``tiny_table``."""
+def write_tiny_model(
+    folder: Path, made_of: Mapping[str, Any] | None = None, **changes: object
+) -> None:
+    """A whole model directory, untrained, for the ``height`` and ``pixels`` of ``tiny_table``.
+
+    ``made_of`` changes the architecture, ``changes`` the files.
+    """
     from distvae.data.codec import block_layout, feature_specs, fit_codec
     from distvae.data.roles import infer_features
     from distvae.data.statistics import summarise
@@ -42,12 +48,14 @@ def write_tiny_model(folder: Path, **changes: object) -> None:
 
     table = tiny_table()
     features = infer_features(table.schema, exclude=["id"])
-    codec = fit_codec(features, summarise(table, features))
+    heads = dict((made_of or {}).get("likelihoods", {}))
+    unit = frozenset(name for name, head in heads.items() if head == "bernoulli")
+    codec = fit_codec(features, summarise(table, features), unit)
     architecture = Architecture(
         latent_dim=2,
         features=tuple(feature_specs(codec)),
         blocks=tuple(block_layout(codec)),
-        hidden_dims=(8,),
+        **{"hidden_dims": (8,), **(made_of or {})},
     )
     history = io.BytesIO()
     pq.write_table(pa.table({"epoch": [1], "train_loss": [3.0]}), history)

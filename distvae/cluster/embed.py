@@ -23,9 +23,9 @@ from distvae.data.parts import PartWriter
 from distvae.data.reading import source_columns
 from distvae.data.selection import Batch, read_batches
 from distvae.errors import UsageError
+from distvae.inferring import codes, infer_raw, refining_steps, row_terms
 from distvae.planning import DataPlan, expand_names, plan_data
 from distvae.saved import Model, check_columns, read_model
-from distvae.scoring import elbo_rows
 
 __all__ = ["embed", "embed_job"]
 
@@ -40,11 +40,13 @@ class _Options:
     keys: tuple[str, ...]
     with_elbo: bool
     with_sigma: bool
+    with_tril: bool
     layout: str
     dtype: str
     seed: int
     precision: str
     where: str | None
+    refine: int
 
 
 def embed(config: EmbedConfig, console: Console, plan: DataPlan | None = None) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def embed_job(config: EmbedConfig, plan: DataPlan | None = None) -> Job:
     model = Model.from_files(model_files, config.model)
     plan = plan or plan_data(config.data, config.fragment_rows, config.where)
     check_columns(model, plan.inputs.schema, config.data)
-    options = _options(config, plan.inputs.schema)
+    options = _options(config, plan.inputs.schema, model)
     return Job(
         config=config,
         title="embed",
@@ -76,13 +78,15 @@ def embed_job(config: EmbedConfig, plan: DataPlan | None = None) -> Job:
         factory=_EmbedWorker,
         model_files=model_files,
         model_id=model.id,
-        schema=_output_schema(options, model.latent_dim, plan.inputs.schema),
+        schema=_output_schema(options, model, plan.inputs.schema),
         arguments={"files": plan.inputs.files, "options": options},
         max_rejected=config.max_rejected,
     )
 
 
-def _options(config: EmbedConfig, schema: pa.Schema) -> _Options:
+def _options(config: EmbedConfig, schema: pa.Schema, model: Model) -> _Options:
+    architecture = model.files.architecture
+    full = architecture.kind == "vae" and architecture.posterior == "full"
     keys = expand_names("key", config.key, schema.names)
     keep = expand_names("keep", config.keep, schema.names)
     for option, names in (("key", keys), ("keep", keep)):
@@ -94,11 +98,13 @@ def _options(config: EmbedConfig, schema: pa.Schema) -> _Options:
         keys=tuple(dict.fromkeys((*keys, *keep))) if keys else ("_file", "_row", *keep),
         with_elbo=config.with_elbo,
         with_sigma=not config.no_sigma,
+        with_tril=full and not config.no_sigma,
         layout=config.layout,
         dtype=config.dtype,
         seed=config.seed,
         precision=config.precision,
         where=config.where,
+        refine=refining_steps(model, config.refine),
     )
 
 
@@ -106,7 +112,10 @@ def _items(config: EmbedConfig, model: Model, plan: DataPlan, options: _Options)
     return {
         "command": "embed",
         "model": model.id,
-        "options": {**vars(options), "seed": config.seed if config.with_elbo else 0},
+        "options": {
+            **vars(options),
+            "seed": config.seed if config.with_elbo or options.refine else 0,
+        },
         "fragment_rows": config.fragment_rows,
         "rows_per_batch": _ROWS_PER_BATCH,
         "inputs": [[f.relative, f.size, f.footer_sha256] for f in plan.inputs.files],
@@ -123,7 +132,8 @@ def _vector_type(layout: str, dtype: str, width: int) -> pa.DataType:
     return pa.list_(item, width) if layout == "fixed" else pa.list_(item)
 
 
-def _output_schema(options: _Options, latent_dim: int, schema: pa.Schema) -> pa.Schema:
+def _output_schema(options: _Options, model: Model, schema: pa.Schema) -> pa.Schema:
+    latent_dim, network = model.latent_dim, model.network
     fields = []
     for name in options.keys:
         if name == "_file":
@@ -132,17 +142,15 @@ def _output_schema(options: _Options, latent_dim: int, schema: pa.Schema) -> pa.
             fields.append(pa.field("_row", pa.int64(), nullable=False))
         else:
             fields.append(schema.field(name))
-    for name in ("mu", "sigma") if options.with_sigma else ("mu",):
-        if options.layout == "columns":
-            kind = pa.type_for_alias(options.dtype)
-            fields += [pa.field(f"{name}_{i}", kind, nullable=False) for i in range(latent_dim)]
-        else:
-            kind = _vector_type(options.layout, options.dtype, latent_dim)
-            fields.append(pa.field(name, kind, nullable=False))
+    fields += _vector_fields("mu", latent_dim, options, nullable=False)
+    if options.with_sigma:
+        fields += _vector_fields("sigma", latent_dim, options, nullable=not network.has_sigma)
+    if options.with_tril:
+        width = latent_dim * (latent_dim + 1) // 2
+        fields += _vector_fields("scale_tril", width, options, nullable=False)
     if options.with_elbo:
-        fields += [
-            pa.field(n, pa.float32(), nullable=False) for n in ("elbo", "reconstruction_error")
-        ]
+        fields.append(pa.field("elbo", pa.float32(), nullable=not network.has_likelihood))
+        fields.append(pa.field("reconstruction_error", pa.float32(), nullable=False))
     names = [field.name for field in fields]
     for name in options.keys:
         if names.count(name) > 1:
@@ -150,6 +158,14 @@ def _output_schema(options: _Options, latent_dim: int, schema: pa.Schema) -> pa.
                 "key", f"got {name!r}", "the output has a column of that name", "rename it in DATA"
             )
     return pa.schema(fields)
+
+
+def _vector_fields(name: str, width: int, options: _Options, nullable: bool) -> list[pa.Field]:
+    """The columns of one vector; nullable, and null in every row, where the kind has none."""
+    if options.layout == "columns":
+        kind = pa.type_for_alias(options.dtype)
+        return [pa.field(f"{name}_{i}", kind, nullable=nullable) for i in range(width)]
+    return [pa.field(name, _vector_type(options.layout, options.dtype, width), nullable=nullable)]
 
 
 class _EmbedWorker:
@@ -193,14 +209,25 @@ class _EmbedWorker:
         self, fragment: Fragment, batch: Batch, encoded: Encoded
     ) -> tuple[pa.Table, pa.Table | None]:
         """(rows of the part, rejected rows) of one batch."""
-        mu, sigma = self.model.encode_arrays(encoded, self.options.precision)
-        columns = self._keys(fragment, batch)
-        columns += self._vectors(mu)
-        if self.options.with_sigma:
-            columns += self._vectors(sigma)
-        if self.options.with_elbo:
-            scores = elbo_rows(self.model, encoded, batch.rows, self.options.seed)
-            columns += [pa.array(score.astype(np.float32)) for score in scores]
+        options, model = self.options, self.model
+        seed, steps, precision = options.seed, options.refine, options.precision
+        raw = infer_raw(model, encoded, batch.rows, seed, steps, precision)
+        found = codes(model, encoded, raw, precision)
+        columns = self._keys(fragment, batch) + self._vectors(found.mu)
+        if options.with_sigma and model.network.has_sigma:
+            columns += self._vectors(found.sigma)
+        elif options.with_sigma:
+            fields = [f for f in self.target.schema if f.name.partition("_")[0] == "sigma"]
+            columns += [pa.nulls(len(batch.rows), field.type) for field in fields]
+        if options.with_tril:
+            assert found.scale_tril is not None
+            columns += self._vectors(found.scale_tril)
+        if options.with_elbo:
+            terms = row_terms(model, encoded, batch.rows, seed, steps, precision)
+            elbo = pa.array(terms.elbo.astype(np.float32))
+            known = model.network.has_likelihood
+            columns.append(elbo if known else pa.nulls(len(elbo), pa.float32()))
+            columns.append(pa.array(terms.squared_error.astype(np.float32)))
         table = pa.table(columns, schema=self.target.schema)
         if not encoded.rejected.any():
             return table, None

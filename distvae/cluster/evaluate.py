@@ -17,6 +17,7 @@ from distvae.data.inputs import InputFile
 from distvae.data.selection import read_batches
 from distvae.engine import has_cuda
 from distvae.errors import DataError
+from distvae.inferring import refining_steps
 from distvae.planning import DataPlan, plan_data
 from distvae.saved import Model, check_columns, load, read_model
 from distvae.scoring import Sums, add, metrics, score
@@ -54,6 +55,7 @@ def evaluate(
         "where": config.where,
         "samples": config.importance_samples,
         "seed": config.seed,
+        "steps": refining_steps(model, config.refine),
         "gpus": config.gpus_per_worker,
     }
     found: dict[int, Sums] = {}
@@ -87,12 +89,14 @@ class _Evaluator:
         where: str | None,
         samples: int,
         seed: int,
+        steps: int,
         gpus: float,
     ) -> None:
         self.model = Model.from_files(
             model_files, device="cuda" if gpus > 0 and has_cuda() else "cpu"
         )
-        self.files, self.where, self.samples, self.seed = files, where, samples, seed
+        self.files, self.where, self.samples = files, where, samples
+        self.seed, self.steps = seed, steps
 
     def run(self, fragment: Fragment) -> Sums:
         """The sums over one fragment."""
@@ -102,5 +106,6 @@ class _Evaluator:
             if batch.table.num_rows == 0:
                 continue
             encoded = encode(self.model.codec, batch.table)
-            total = add(total, score(self.model, encoded, batch.rows, self.samples, self.seed))
+            figures = score(self.model, encoded, batch.rows, self.samples, self.seed, self.steps)
+            total = add(total, figures)
         return total

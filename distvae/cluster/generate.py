@@ -14,6 +14,7 @@ from distvae.console import Console
 from distvae.data.fragments import Fragment, plan_rows
 from distvae.data.manifest import Receipt
 from distvae.errors import UsageError
+from distvae.model.sources import check_source
 from distvae.saved import Model, read_model
 
 __all__ = ["generate", "generate_job"]
@@ -35,6 +36,7 @@ def generate_job(config: GenerateConfig) -> Job:
 
     Raises:
         DataError, StorageError: the model does not load.
+        UsageError: more rows or dimensions than the source has.
     """
     model_files = read_model(config.model)
     model = Model.from_files(model_files, config.model)
@@ -45,6 +47,12 @@ def generate_job(config: GenerateConfig) -> Job:
                 "with_latents", "the table has a column 'z' already", "z would be ambiguous"
             )
         schema = schema.append(latent_field(model.latent_dim))
+    check_source(
+        config.source,
+        config.offset + config.rows,
+        model.latent_dim,
+        model.network.prior.chooses,
+    )
     items = {
         "command": "generate",
         "model": model.id,
@@ -68,7 +76,11 @@ def generate_job(config: GenerateConfig) -> Job:
         model_files=model_files,
         model_id=model.id,
         schema=schema,
-        arguments={"seed": config.seed, "with_latents": config.with_latents},
+        arguments={
+            "seed": config.seed,
+            "with_latents": config.with_latents,
+            "source": config.source,
+        },
     )
 
 
@@ -81,8 +93,9 @@ def latent_field(width: int) -> pa.Field:
 class _GenerateWorker:
     """Holds the model in a worker process; samples, decodes and publishes whole fragments."""
 
-    def __init__(self, seed: int, with_latents: bool, target: Target) -> None:
-        self.seed, self.with_latents, self.target = seed, with_latents, target
+    def __init__(self, seed: int, with_latents: bool, source: str, target: Target) -> None:
+        self.seed, self.with_latents, self.source = seed, with_latents, source
+        self.target = target
         self.precision = target.engine["precision"]
         self.schema = target.schema
         self.model = target.open_model()
@@ -100,7 +113,7 @@ class _GenerateWorker:
         row, stop = fragment.first_row, fragment.first_row + fragment.rows
         while row < stop:
             rows = min(_ROWS_PER_BATCH - row % _ROWS_PER_BATCH, stop - row)
-            table, z = self.model.sample_rows(row, rows, self.seed, self.precision)
+            table, z = self.model.sample_rows(row, rows, self.seed, self.precision, self.source)
             if self.with_latents:
                 kind = latent_field(z.shape[1]).type
                 latents = pa.FixedSizeListArray.from_arrays(pa.array(z.reshape(-1)), type=kind)

@@ -144,6 +144,8 @@ def _entry(config: dict[str, Any]) -> None:
     device = "cuda" if has_cuda() and torch.distributed.is_initialized() else "cpu"
     if device == "cuda":
         torch.cuda.set_device(ray.train.torch.get_device())
+        torch.backends.cudnn.deterministic = True  # the same bits in every run
+        torch.backends.cudnn.allow_tf32 = False
     world = World(context.get_world_rank(), context.get_world_size(), device)
     board = config["board"]
     if callable(board):
@@ -169,10 +171,11 @@ def _threads(job: TrainJob, cpus: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    hidden = job.config.hidden_dims
-    widths = [job.architecture.width, *hidden, 2 * job.config.latent_dim]
-    weights = 2 * sum(a * b for a, b in itertools.pairwise(widths))
-    operations = 6 * weights * job.config.batch_size * job.config.mc_samples
+    config = job.config
+    widths = [job.architecture.width, *config.hidden_dims, 2 * config.latent_dim]
+    weights = sum(a * b for a, b in itertools.pairwise(widths))
+    samples = config.mc_samples * config.importance_samples  # through the decoder alone
+    operations = 6 * weights * config.batch_size * (1 + samples)
     torch.set_num_threads(max(cpus, min(before, operations // _OPERATIONS_PER_THREAD), 1))
     try:
         yield

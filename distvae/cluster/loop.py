@@ -9,19 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 
 from distvae.cluster.checkpoints import Position, State, read_state, write_state
 from distvae.cluster.flat import Flat, flatten
+from distvae.cluster.held_out import validate
+from distvae.cluster.own import RowPosteriors
+from distvae.cluster.schedules import kl_weight, rate_factor
 from distvae.cluster.shards import Rows, TrainJob, join_rows, load_window
+from distvae.cluster.steps import Stepper
 from distvae.cluster.world import World, sum_over_ranks
 from distvae.data.sampling import mix, schedule, windows
-from distvae.errors import DataError
-from distvae.model.noise import normal, normal_of, uniform, uniform_of
-from distvae.model.objectives import kl_weight_at
+from distvae.errors import UsageError
 from distvae.model.vae import VAE
 
 __all__ = ["Report", "train_loop"]
@@ -29,7 +31,6 @@ __all__ = ["Report", "train_loop"]
 Report = Callable[[dict[str, Any]], None]
 
 _REPORT_SECONDS = 0.5
-_VALIDATION_ROWS = 4096
 # Figures summed over ranks with the gradients: loss, reconstruction, kl, rows, wish to checkpoint.
 _LOSS, _RECONSTRUCTION, _KL, _ROWS, _WISH, _FIGURES = 0, 1, 2, 3, 4, 5
 
@@ -61,6 +62,10 @@ class _Trainer:
         self.flat: Flat = flatten(self.model, _FIGURES)
         self.adam = torch.optim.Adam([self.flat.values], lr=config.learning_rate, fused=True)
         self.position = Position(job.fingerprint, sums=[0.0] * _FIGURES)
+        self.stepper = Stepper(job, world, self.model)
+        self.own: RowPosteriors | None = None
+        self.own_held_out: RowPosteriors | None = None
+        self.tables: dict[str, torch.Tensor] = {}
         self.best: torch.Tensor | None = None
         self.cache: tuple[Rows, Rows] | None = None
         self.validation: Rows | None = None
@@ -85,6 +90,7 @@ class _Trainer:
         tensors = {name: t.to(self.world.device) for name, t in state.tensors.items()}
         self.flat.values.data.copy_(tensors["weights"])
         self.best = tensors.get("best")
+        self.tables = {n: t for n, t in state.tensors.items() if n in ("own", "own_held_out")}
         if self.position.steps:
             self.adam.state[self.flat.values] = {
                 "step": torch.tensor(float(self.position.steps), device=self.world.device),
@@ -99,10 +105,13 @@ class _Trainer:
         return self.position.epoch * float(sum(self.job.training_rows)) + self.position.sums[_ROWS]
 
     def _save(self) -> None:
+        """All ranks come here together; the first one writes."""
         self.saved_at = time.monotonic()
+        tables = {"own": self.own, "own_held_out": self.own_held_out}
+        own = {n: t.gathered(self.world) for n, t in tables.items() if t is not None}
         if self.world.rank != 0:
             return
-        tensors = {"weights": self.flat.values.data}
+        tensors = {"weights": self.flat.values.data, **own}
         state = self.adam.state.get(self.flat.values)
         if state:
             tensors |= {name: state[name] for name in ("exp_avg", "exp_avg_sq")}
@@ -138,8 +147,16 @@ class _Trainer:
             if self.cache is None:
                 self.cache = load_window(self.job, visits[0], self.world.rank, self.world.size)
                 self.validation = self.cache[1]
+                self._own_posteriors(*self.cache)
             yield 0, self.cache[0]
             return
+        if self.job.config.inference == "per-row":
+            raise UsageError(
+                "inference",
+                "got per-row",
+                f"{sum(self.job.training_rows):,} rows and their posteriors must fit in memory",
+                "use semi-amortised, fewer rows (--sample-rows), or more --memory-per-worker",
+            )
         held: list[Rows] = []
         with ThreadPoolExecutor(1) as reader:
             ahead: Future[tuple[Rows, Rows]] = self._read(reader, visits[first])
@@ -152,6 +169,17 @@ class _Trainer:
         if self.validation is None and first == 0:
             joined = join_rows(held)  # in row order, as after a resume: the same sums to the bit
             self.validation = joined.take(np.argsort(joined.numbers))
+
+    def _own_posteriors(self, training: Rows, held_out: Rows) -> None:
+        """Begin or restore the rows' own posteriors, where training infers per row."""
+        if self.job.config.inference != "per-row":
+            return
+        for name, rows, counts in (
+            ("own", training, self.job.training_rows),
+            ("own_held_out", held_out, self.job.validation_rows),
+        ):
+            width, table = self.model.raw_width, self.tables.pop(name, None)
+            setattr(self, name, RowPosteriors(rows.numbers, sum(counts), width, table))
 
     def _read(
         self, reader: ThreadPoolExecutor, window: tuple[int, ...]
@@ -168,7 +196,7 @@ class _Trainer:
             part = slice(plan.bounds[step], plan.bounds[step + 1])
             in_batch = min(config.batch_size, size - step * config.batch_size)
             places = plan.positions[part] - step * config.batch_size
-            self._step(rows.take(plan.order[part] - own[0]), places, in_batch)
+            self._step(rows, plan.order[part] - own[0], places, in_batch)
             position.step, position.steps = step + 1, position.steps + 1
             if self.flat.figures[_WISH].item() > 0:
                 position.epoch_seconds = before + time.monotonic() - started
@@ -176,83 +204,31 @@ class _Trainer:
             if self._stop_early():
                 return
 
-    def _step(self, rows: Rows, places: np.ndarray[Any, Any], in_batch: int) -> None:
-        """One optimiser step on this rank's ``rows`` of a global batch of ``in_batch``."""
+    def _step(
+        self, window: Rows, index: np.ndarray[Any, Any], places: np.ndarray[Any, Any], in_batch: int
+    ) -> None:
+        """One optimiser step on the rows at ``index``, at ``places`` of a batch of ``in_batch``."""
         self.flat.buffer.zero_()
-        weight = self._kl_weight()
-        if len(rows):
-            reconstruction, kl = self._terms(rows, places, in_batch)
-            loss = (weight * kl.sum() - reconstruction.sum()) / in_batch
-            loss.backward()
+        if len(index):
+            bound = self.stepper.add_gradient(
+                window, index, places, in_batch, self.position, self.own
+            )
             with torch.no_grad():
-                parts = (loss * in_batch, reconstruction.sum(), kl.sum())
+                parts = (-bound.value.sum(), bound.reconstruction.sum(), bound.kl.sum())
                 self.flat.figures[:_ROWS] = torch.stack([part.detach() for part in parts])
-        self.flat.figures[_ROWS] = len(rows)
+        self.flat.figures[_ROWS] = len(index)
         self.flat.figures[_WISH] = self._wants_checkpoint()
         sum_over_ranks(self.flat.buffer, self.world)
         if not bool(torch.isfinite(self.flat.buffer.sum())):
-            self._refuse_not_finite(rows, places, in_batch)
+            self.stepper.refuse_not_finite(window, index, places, in_batch, self.position)
+        factor = rate_factor(self.job, self.position.steps)
+        self.adam.param_groups[0]["lr"] = self.job.config.learning_rate * factor
         self.adam.step()
         self._note(self.flat.figures.tolist())
-
-    def _terms(
-        self, rows: Rows, places: np.ndarray[Any, Any], in_batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per row: reconstruction (r,) and KL (r,), in nats."""
-        y, observed, eps = self._inputs(rows, places, in_batch)
-        bf16 = self.job.config.precision == "bf16"
-        with torch.autocast(self.world.device, dtype=torch.bfloat16, enabled=bf16):
-            terms = self.model.terms(y, observed, eps)
-        return terms.reconstruction, terms.kl.sum(1)
-
-    def _noise(
-        self, stream: str, rows: int, columns: int, places: np.ndarray[Any, Any]
-    ) -> torch.Tensor:
-        """Standard normal noise of the global batch, this rank's rows of it: (r, columns)."""
-        whole = normal(self.job.config.seed, stream, self.position.steps, rows, columns)
-        return torch.from_numpy(whole[places]).to(self.world.device)
-
-    def _binarized(self, y: torch.Tensor, rows: int, places: np.ndarray[Any, Any]) -> torch.Tensor:
-        """Fresh 0/1 draws of the Bernoulli columns, if training asks for them."""
-        config = self.job.config
-        if config.binarize == "none":
-            return y
-        stream, width = "train-binarize", self.job.architecture.width
-        whole = uniform(config.seed, stream, self.position.steps, rows, width)
-        return self.model.binarize(y, torch.from_numpy(whole[places]).to(y))
-
-    def _kl_weight(self) -> float:
-        config = self.job.config
-        steps_per_epoch = -(-sum(self.job.training_rows) // config.batch_size)
-        warmup = round(config.kl_warmup * steps_per_epoch)
-        return kl_weight_at(self.position.steps, warmup, config.kl_weight)
 
     def _wants_checkpoint(self) -> float:
         late = time.monotonic() - self.saved_at >= self.job.config.checkpoint_seconds
         return float(late and self.world.rank == 0)
-
-    def _refuse_not_finite(
-        self, rows: Rows, places: np.ndarray[Any, Any], in_batch: int
-    ) -> NoReturn:
-        """All ranks came here together: name the step and the columns, then stop."""
-        names = [str(spec["name"]) for spec in self.job.architecture.features]
-        wrong = torch.zeros(len(names))
-        if len(rows):
-            with torch.no_grad():
-                y, observed, eps = self._inputs(rows, places, in_batch)
-                terms = self.model.terms(y, observed, eps, per_feature=True)
-            assert terms.per_feature is not None
-            wrong = (~torch.isfinite(terms.per_feature)).sum(0).float().cpu()
-        wrong = sum_over_ranks(wrong.to(self.world.device), self.world).cpu()
-        columns = [name for name, count in zip(names, wrong.tolist(), strict=True) if count]
-        position = self.position
-        told = "in columns " + ", ".join(columns) if columns else "in the gradient"
-        raise DataError(
-            "training loss",
-            f"is not finite at step {position.steps + 1} (epoch {position.epoch + 1}), {told}",
-            "every rank stopped before the update",
-            "lower --learning-rate, or look at these columns for extreme values",
-        )
 
     def _note(self, figures: list[float]) -> None:
         """Add a step's sums to the epoch's and tell the driver now and then."""
@@ -279,7 +255,7 @@ class _Trainer:
             "steps": float(position.steps),
             "seconds": position.epoch_seconds,
             "rows_per_second": position.sums[_ROWS] / max(position.epoch_seconds, 1e-9),
-            "kl_weight": self._kl_weight(),
+            "kl_weight": kl_weight(self.job, position.steps),
             "train_loss": position.sums[_LOSS] / trained,
             "train_reconstruction": position.sums[_RECONSTRUCTION] / trained,
             "train_kl": position.sums[_KL] / trained,
@@ -303,7 +279,9 @@ class _Trainer:
 
     def _save_if_due(self) -> None:
         """At an epoch's end a checkpoint is cheap; many short epochs share one."""
-        if time.monotonic() - self.saved_at >= min(self.job.config.checkpoint_seconds, 5.0):
+        late = time.monotonic() - self.saved_at >= min(self.job.config.checkpoint_seconds, 5.0)
+        wish = torch.tensor(float(late and self.world.rank == 0), device=self.world.device)
+        if sum_over_ranks(wish, self.world).item() > 0:
             self._save()
 
     def _held_out(self) -> Rows:
@@ -314,32 +292,12 @@ class _Trainer:
         return self.validation
 
     def _validate(self) -> dict[str, float]:
-        """Mean ELBO terms of the held-out rows, with the same noise in every epoch."""
+        """Figures of the held-out rows, none where there are none."""
         if sum(self.job.validation_rows) == 0:
             return {}
-        rows, config = self._held_out(), self.job.config
-        sums = torch.zeros(3, dtype=torch.float64)
-        with torch.inference_mode():
-            for start in range(0, len(rows), _VALIDATION_ROWS):
-                part = rows.take(slice(start, start + _VALIDATION_ROWS))
-                y, observed = self.model.prepare(*_tensors(part, self.world.device))
-                eps = torch.from_numpy(
-                    normal_of(config.seed, "validate", part.numbers, config.latent_dim)
-                )
-                if config.binarize == "dynamic":
-                    stream, width = "validate-binarize", self.job.architecture.width
-                    drawn = uniform_of(config.seed, stream, part.numbers, width)
-                    y = self.model.binarize(y, torch.from_numpy(drawn).to(y))
-                terms = self.model.terms(y, observed, eps.to(y)[None])
-                figures = (terms.reconstruction.sum(), terms.kl.sum(), torch.tensor(len(part)))
-                sums += torch.stack([figure.double().cpu() for figure in figures])
-        total = sum_over_ranks(sums.to(self.world.device), self.world).tolist()
-        reconstruction, kl = total[0] / total[2], total[1] / total[2]
-        return {
-            "validation_loss": config.kl_weight * kl - reconstruction,
-            "validation_reconstruction": reconstruction,
-            "validation_kl": kl,
-        }
+        rows = self._held_out()
+        own, epoch = self.own_held_out, self.position.epoch
+        return validate(self.model, self.stepper.batches, rows, self.world, own, epoch)
 
     def finish(self) -> None:
         """The weights to keep become the checkpoint's, and the position is marked finished."""
@@ -349,20 +307,3 @@ class _Trainer:
             self.flat.values.data.copy_(self.best)
         self.position.finished = True
         self._save()
-
-    def _inputs(
-        self, rows: Rows, places: np.ndarray[Any, Any], in_batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Return y (r, D), observed (r, D) and eps (m, r, k) of this rank's rows of a batch."""
-        config = self.job.config
-        noise = self._noise("train", in_batch, config.mc_samples * config.latent_dim, places)
-        eps = noise.reshape(len(rows), config.mc_samples, config.latent_dim).transpose(0, 1)
-        y, observed = self.model.prepare(*_tensors(rows, self.world.device))
-        return self._binarized(y, in_batch, places), observed, eps
-
-
-def _tensors(rows: Rows, device: str) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
-    """The blocks and masks on the device."""
-    blocks = [torch.from_numpy(block).to(device) for block in rows.blocks]
-    masks = [None if mask is None else torch.from_numpy(mask).to(device) for mask in rows.masks]
-    return blocks, masks

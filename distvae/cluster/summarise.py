@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distvae.cluster.pool import run_fragments
+import numpy as np
+import pyarrow as pa
+
+from distvae.cluster.passes import pass_over
 from distvae.cluster.session import Resources
 from distvae.console import Console
+from distvae.data.draw import Drawn, draw, merge_draws
 from distvae.data.fragments import Fragment
 from distvae.data.inputs import InputFile
 from distvae.data.roles import Feature
-from distvae.data.selection import Split, read_batches, split_rows
+from distvae.data.sampling import mix
+from distvae.data.selection import Batch, Split, read_batches, split_rows
+from distvae.data.sketch import (
+    Sketch,
+    merge_sketches,
+    sketch_from_bytes,
+    sketch_table,
+    sketch_to_bytes,
+)
 from distvae.data.statistics import Summary, merge, summarise, summary_from_bytes, summary_to_bytes
 from distvae.errors import DataError
 from distvae.planning import DataPlan
 
-__all__ = ["Pass", "summarise_input"]
+__all__ = ["Pass", "Wanted", "summarise_input"]
 
 _ROWS_PER_BATCH = 16_384
-_SMALL_BYTES = 256 << 20
+_STREAM_DRAW = 5
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the pass is to find beside the summary.
+
+    Attributes:
+        sketch: directions to keep of rows too wide for a covariance; 0 for no sketch.
+        rows: training rows to draw; 0 for none.
+        of_rows: rows of the whole input.
+    """
+
+    sketch: int = 0
+    rows: int = 0
+    of_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,20 +57,26 @@ class Pass:
         summary: of all training rows.
         training_rows: training rows of each fragment.
         validation_rows: held-out rows of each fragment.
+        sketch: of all training rows, if wanted.
+        drawn: training rows drawn by the seed, if wanted.
     """
 
     summary: Summary
     training_rows: tuple[int, ...]
     validation_rows: tuple[int, ...]
+    sketch: Sketch | None = None
+    drawn: Drawn | None = None
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Of one fragment: the summary's bytes and the row counts."""
+    """Of one fragment: the summary's bytes, the row counts, and what else was wanted."""
 
     summary: bytes
     training_rows: int
     validation_rows: int
+    sketch: bytes | None = None
+    drawn: Drawn | None = None
 
 
 class _Summariser:
@@ -55,25 +88,32 @@ class _Summariser:
         features: Sequence[Feature],
         split: Split,
         where: str | None,
+        wanted: Wanted | None = None,
     ) -> None:
         self.files, self.features, self.split, self.where = files, features, split, where
+        self.wanted = wanted or Wanted()
 
     def run(self, fragment: Fragment) -> _Found:
         """The summary of the fragment's training rows."""
         names = [feature.name for feature in self.features]
-        total: Summary | None = None
+        total = _Total(self.wanted, self.split.seed)
         counts = [0, 0]
         try:
             for batch in read_batches(self.files, fragment, names, _ROWS_PER_BATCH, self.where):
                 masks = split_rows(batch.rows, self.split)
                 for index, mask in enumerate(masks):
                     counts[index] += int(mask.sum())
-                part = summarise(batch.table.filter(masks[0]), self.features)
-                total = part if total is None else merge(total, part)
+                total.add(batch, masks[0], self.features)
         except DataError as error:
             raise self._located(error, fragment) from None
-        assert total is not None
-        return _Found(summary_to_bytes(total), counts[0], counts[1])
+        assert total.summary is not None
+        return _Found(
+            summary_to_bytes(total.summary),
+            counts[0],
+            counts[1],
+            None if total.sketch is None else sketch_to_bytes(total.sketch),
+            total.drawn,
+        )
 
     def _located(self, error: DataError, fragment: Fragment) -> DataError:
         """The same error with the file's name, when it does not have it."""
@@ -85,6 +125,33 @@ class _Summariser:
         return DataError(f"{shown}: {what}", value, rule, remedy)
 
 
+class _Total:
+    """What has been found so far; parts are merged in the order in which they come."""
+
+    def __init__(self, wanted: Wanted, seed: int) -> None:
+        self.wanted, self.key = wanted, mix(seed, _STREAM_DRAW)
+        self.summary: Summary | None = None
+        self.sketch: Sketch | None = None
+        self.drawn: Drawn | None = None
+
+    def add(self, batch: Batch, training: np.ndarray, features: Sequence[Feature]) -> None:
+        """Add the ``training`` rows of a batch."""
+        wanted, rows = self.wanted, batch.rows[training]
+        table: pa.Table = batch.table.filter(training)
+        sketch = sketch_table(table, features, wanted.sketch) if wanted.sketch else None
+        drawn = draw(rows, wanted.of_rows, wanted.rows, self.key) if wanted.rows else None
+        self.merge(summarise(table, features), sketch, drawn)
+
+    def merge(self, summary: Summary, sketch: Sketch | None, drawn: Drawn | None) -> None:
+        """Add what was found of other rows."""
+        self.summary = summary if self.summary is None else merge(self.summary, summary)
+        if sketch is not None:
+            self.sketch = sketch if self.sketch is None else merge_sketches(self.sketch, sketch)
+        if drawn is not None:
+            count = self.wanted.rows
+            self.drawn = drawn if self.drawn is None else merge_draws(self.drawn, drawn, count)
+
+
 def summarise_input(
     plan: DataPlan,
     features: Sequence[Feature],
@@ -92,53 +159,39 @@ def summarise_input(
     where: str | None,
     resources: Resources,
     console: Console,
+    wanted: Wanted | None = None,
 ) -> Pass:
     """Summarise the training rows of ``plan``; small inputs in this process, others on workers.
 
     Raises:
         DataError: a value that training cannot use, or no training row at all.
     """
-    found: dict[int, _Found] = {}
-    total: Summary | None = None
+    wanted = wanted or Wanted()
+    total = _Total(wanted, split.seed)
+    rows: list[tuple[int, int]] = []
+    arguments = {
+        "files": plan.inputs.files,
+        "features": tuple(features),
+        "split": split,
+        "where": where,
+        "wanted": wanted,
+    }
+    found: _Found
     with console.stage("statistics", plan.rows) as advance:
-        for fragment, result in _results(plan, features, split, where, resources):
-            found[fragment.index] = result
+        for fragment, found in pass_over(
+            _Summariser, arguments, plan.fragments, plan.bytes, resources
+        ):
+            sketch = None if found.sketch is None else sketch_from_bytes(found.sketch)
+            total.merge(summary_from_bytes(found.summary), sketch, found.drawn)
+            rows.append((found.training_rows, found.validation_rows))
             advance(fragment.rows)
-    for index in sorted(found):  # in fragment order, so that the sum is the same bits every time
-        part = summary_from_bytes(found[index].summary)
-        total = part if total is None else merge(total, part)
-    assert total is not None
-    if total.rows == 0:
+    assert total.summary is not None
+    if total.summary.rows == 0:
         raise DataError(
             "DATA",
             "leaves no training row",
             "at least one is needed",
             "loosen --where or --sample-rows",
         )
-    ordered = [found[index] for index in sorted(found)]
-    return Pass(
-        total,
-        tuple(result.training_rows for result in ordered),
-        tuple(result.validation_rows for result in ordered),
-    )
-
-
-def _results(
-    plan: DataPlan,
-    features: Sequence[Feature],
-    split: Split,
-    where: str | None,
-    resources: Resources,
-) -> Iterator[tuple[Fragment, _Found]]:
-    arguments = {
-        "files": plan.inputs.files,
-        "features": tuple(features),
-        "split": split,
-        "where": where,
-    }
-    if plan.bytes <= _SMALL_BYTES:
-        worker = _Summariser(**arguments)  # type: ignore[arg-type]
-        for fragment in plan.fragments:
-            yield fragment, worker.run(fragment)
-        return
-    yield from run_fragments(_Summariser, arguments, plan.fragments, resources)
+    training, validation = zip(*rows, strict=True)
+    return Pass(total.summary, training, validation, total.sketch, total.drawn)

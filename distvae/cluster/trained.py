@@ -1,55 +1,81 @@
-"""From the final checkpoint to the model directory: weights, history, held-out figures, card."""
+"""From final weights to the model directory: weights, history, held-out figures, card."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 import distvae
-from distvae.cluster.checkpoints import State
-from distvae.cluster.flat import flatten
+from distvae.cluster.card import model_card
+from distvae.cluster.checkpoints import Position
+from distvae.cluster.codes import fit_code_prior
 from distvae.cluster.shards import TrainJob
 from distvae.cluster.summarise import Pass
 from distvae.console import Console
 from distvae.data.codec import encode
 from distvae.data.selection import read_batches, split_rows
 from distvae.data.storage import Location, delete_file, write_bytes
+from distvae.inferring import refining_steps
+from distvae.model.closed import ClosedForm
 from distvae.model.files import CONFIG, ModelFiles, pack, parse_json
+from distvae.model.latent import LatentModel
 from distvae.model.linear import Pca
-from distvae.model.vae import VAE
 from distvae.saved import Model
 from distvae.scoring import Sums, add, metrics, score
 
-__all__ = ["write_model"]
+__all__ = ["Trained", "write_model"]
 
 _SCORED_ROWS = 5_000
 _SAMPLES = 50
 _ROWS_PER_BATCH = 8 * 1024
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training, or a fit in closed form, has come to.
+
+    Attributes:
+        state: the model's weights by name.
+        position: where it ended, with its history.
+    """
+
+    state: Mapping[str, torch.Tensor]
+    position: Position
+
+
 def write_model(
-    target: Location, job: TrainJob, state: State, pca: Pca | None, passed: Pass, console: Console
+    target: Location,
+    job: TrainJob,
+    trained: Trained,
+    pca: Pca | None,
+    passed: Pass,
+    console: Console,
 ) -> dict[str, Any]:
     """Score the held-out rows, write the directory, ``config.json`` last; return its figures."""
-    files = _files(job, state, pca, passed)
-    content = pack(files)
-    model = Model.from_files(content, target.uri)
+    files = _files(job, trained, pca, passed)
+    model = Model.from_files(pack(files), target.uri)
+    if job.architecture.kind == "autoencoder":
+        kind, components = job.architecture.prior, job.architecture.prior_components
+        files = replace(files, prior=fit_code_prior(model, job, kind, components))
+        model = Model.from_files(pack(files), target.uri)
     sums = _held_out_sums(model, job, console)
     scored = metrics(model, sums, _SAMPLES) if sums and sums["rows"][0] > 0 else {}
     figures = {
         "model_id": model.id,
         "rows_trained": sum(job.training_rows),
         "rows_held_out": sum(job.validation_rows),
-        "parameters": sum(p.numel() for p in model.vae.parameters()),
+        "parameters": _parameters(model.network),
         "metrics": scored,
     }
-    card = _card(job, figures)
-    final = pack(ModelFiles(**{**vars(files), "metrics": scored, "readme": card}))
+    card = model_card(job, model.network, figures)
+    final = pack(replace(files, metrics=scored, readme=card))
     assert parse_json(final[CONFIG], target.uri, CONFIG)["model_id"] == model.id
     delete_file(target.child(CONFIG))  # killed from here on, the training is unfinished: --resume
     for name, data in final.items():
@@ -57,9 +83,14 @@ def write_model(
     return figures
 
 
-def _files(job: TrainJob, state: State, pca: Pca | None, passed: Pass) -> ModelFiles:
-    vae = VAE.from_architecture(job.architecture)
-    flatten(vae, 0).values.data.copy_(state.tensors["weights"])
+def _parameters(network: LatentModel) -> int:
+    """Numbers that training has found."""
+    if isinstance(network, ClosedForm):
+        return network.parameter_count
+    return sum(p.numel() for p in network.parameters())
+
+
+def _files(job: TrainJob, trained: Trained, pca: Pca | None, passed: Pass) -> ModelFiles:
     config = job.config.model_dump(
         mode="json", exclude={"resume", "overwrite", "address", "model", "data"}
     )
@@ -68,8 +99,8 @@ def _files(job: TrainJob, state: State, pca: Pca | None, passed: Pass) -> ModelF
         "items": dict(job.items),
         "rows": sum(job.training_rows),
         "rows_held_out": sum(job.validation_rows),
-        "epochs": state.position.epoch,
-        "steps": state.position.steps,
+        "epochs": trained.position.epoch,
+        "steps": trained.position.steps,
         "distvae": distvae.__version__,
         "missing": {
             column.feature.name: int(passed.summary.missing[column.start : column.stop].sum())
@@ -78,17 +109,17 @@ def _files(job: TrainJob, state: State, pca: Pca | None, passed: Pass) -> ModelF
     }
     return ModelFiles(
         architecture=job.architecture,
-        state=vae.state_dict(),
+        state=trained.state,
         codec=job.codec.to_json(),
         pca=pca,
         training=training,
-        history=_history(state),
+        history=_history(trained.position),
     )
 
 
-def _history(state: State) -> bytes:
-    """``history.parquet``: one row per epoch."""
-    rows = state.position.history
+def _history(position: Position) -> bytes:
+    """``history.parquet``: one row per epoch; a fit in closed form counts as one."""
+    rows = position.history
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
     table = pa.table({name: pa.array(values, pa.float64()) for name, values in columns.items()})
@@ -107,6 +138,7 @@ def _held_out_sums(model: Model, job: TrainJob, console: Console) -> Sums:
     left = min(_SCORED_ROWS, sum(job.validation_rows))
     if left == 0:
         return total
+    seed, steps = job.config.seed, refining_steps(model, 0)
     with console.stage("score", left) as advance:
         for fragment in job.fragments:
             if job.validation_rows[fragment.index] == 0:
@@ -116,67 +148,11 @@ def _held_out_sums(model: Model, job: TrainJob, console: Console) -> Sums:
             ):
                 chosen = np.flatnonzero(split_rows(batch.rows, job.split)[1])[:left]
                 if len(chosen):
-                    table = batch.table.take(pa.array(chosen))
-                    encoded = encode(model.codec, table)
-                    total = add(
-                        total, score(model, encoded, batch.rows[chosen], _SAMPLES, job.config.seed)
-                    )
+                    encoded = encode(model.codec, batch.table.take(pa.array(chosen)))
+                    rows = batch.rows[chosen]
+                    total = add(total, score(model, encoded, rows, _SAMPLES, seed, steps))
                     left -= len(chosen)
                     advance(len(chosen))
                 if left == 0:
                     return total
     return total
-
-
-def _card(job: TrainJob, figures: Mapping[str, Any]) -> str:
-    """The model card, Markdown."""
-    config, scored = job.config, figures["metrics"]
-    columns = ", ".join(
-        f"`{c.feature.name}` ({c.feature.role}, {c.feature.width})" for c in job.codec.columns[:20]
-    )
-    if len(job.codec.columns) > 20:
-        columns += f" and {len(job.codec.columns) - 20} more"
-    layers = ", ".join(map(str, config.hidden_dims))
-    lines = [
-        "# A variational autoencoder by distvae",
-        "",
-        f"- model id `{figures['model_id']}`",
-        f"- columns: {columns}",
-        f"- {figures['rows_trained']:,} rows trained, {figures['rows_held_out']:,} held out",
-        f"- latent dimensions {config.latent_dim}, hidden layers {layers}, {config.activation}",
-        f"- {figures['parameters']:,} parameters, KL weight {config.kl_weight:g}",
-        f"- likelihoods {', '.join(sorted(set(job.architecture.likelihoods.values())))}",
-        "",
-    ]
-    if scored:
-        lines += ["| held out | |", "|---|---|"]
-        shown = (
-            "rows",
-            "elbo",
-            "kl",
-            "reconstruction",
-            "log_likelihood",
-            "active_units",
-            "reconstruction_mse",
-        )
-        lines += [
-            f"| {name} | {scored[name]:.6g} |" for name in (*shown,) if scored[name] is not None
-        ]
-        baseline = scored["pca_reconstruction_mse"]
-        if baseline is not None:
-            lines.append(f"| pca_reconstruction_mse (same latent size) | {baseline:.6g} |")
-        lines += [
-            "",
-            f"Nats per row; log-likelihood with {scored['importance_samples']} importance samples.",
-        ]
-    lines += [
-        "",
-        "```python",
-        "import distvae, pyarrow.parquet as pq",
-        'model = distvae.load("THIS DIRECTORY")',
-        'mu, sigma = model.encode(pq.read_table("rows.parquet"))',
-        "rows = model.sample(1000, seed=0)",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -36,6 +36,7 @@ __all__ = [
     "LARGEST_PCA_WIDTH",
     "Summary",
     "covariance",
+    "dense_rows",
     "merge",
     "summarise",
     "summary_from_bytes",
@@ -90,14 +91,25 @@ def summarise(table: pa.Table, features: Sequence[Feature]) -> Summary:
             of another type. The message names the column; the caller adds the file.
     """
     width = total_width(features)
+    tally = empty_tally(width, second_moments=width <= LARGEST_PCA_WIDTH)
+    # At least D rows at a time, for adding up D^2 sums costs as much as D rows of them.
+    for x in dense_rows(table, features, at_least=width):
+        add_rows(tally, x, features)
+    return _summary_of(tally)
+
+
+def dense_rows(table: pa.Table, features: Sequence[Feature], at_least: int) -> Iterator[Floats]:
+    """Yield the rows in slices (n, D) of at least ``at_least``, the last excepted, NaN if missing.
+
+    Raises:
+        DataError: a list of wrong length, a column that is absent or of another type.
+    """
+    width = total_width(features)
     columns = [read_values(table, feature) for feature in features]
     for feature, column in zip(features, columns, strict=True):
         _refuse_wrong_length(feature, column)
-    tally = empty_tally(width, second_moments=width <= LARGEST_PCA_WIDTH)
-    # At least D rows at a time, for adding up D^2 sums costs as much as D rows of them.
-    for rows in row_slices(table.num_rows, width, at_least=width):
-        add_rows(tally, _gather(columns, features, rows, width), features)
-    return _summary_of(tally)
+    for rows in row_slices(table.num_rows, width, at_least=at_least):
+        yield _gather(columns, features, rows, width)
 
 
 def merge(a: Summary, b: Summary) -> Summary:

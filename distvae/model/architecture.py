@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +22,12 @@ FeatureSpec = Mapping[str, Any]
 DEFAULT_LIKELIHOOD = "gaussian"
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": ("vae",),
+    "kind": ("vae", "autoencoder", "pca", "kernel-pca"),
     "activation": tuple(ACTIVATIONS),
     "posterior": POSTERIORS,
-    "prior": ("normal",),
+    "prior": ("normal", "gaussian", "mixture"),
+    "inference": ("amortised", "per-row", "semi-amortised"),
+    "kernel": ("rbf",),
     "binarize": ("none", "dynamic"),
 }
 
@@ -41,7 +44,20 @@ class Architecture:
         hidden_dims: widths of the encoder's hidden layers; the decoder has them reversed.
         activation: a name in ``networks.ACTIVATIONS``.
         likelihoods: head by feature name, ``DEFAULT_LIKELIHOOD`` for the others.
-        kind, posterior, prior: one choice each for now.
+        kind: ``vae``; ``autoencoder``: the same networks, with a point for a posterior and no KL;
+            ``pca`` and ``kernel-pca``: linear, in closed form.
+        posterior: family of q(z|x); ``point`` is the autoencoder's.
+        prior: what synthetic codes are drawn from: ``normal`` N(0, I); for an autoencoder, which
+            has no prior, a ``gaussian`` or a ``mixture`` fitted to its codes after training.
+        prior_components: components of the mixture.
+        inference: ``amortised`` by the encoder; ``per-row``: no encoder, every row's posterior is
+            found by gradient steps; ``semi-amortised``: steps that start at the encoder's answer.
+        inference_steps, inference_rate: those steps per visit in training, and their size.
+        images: (height, width, channels) of the vector features that are pictures.
+        channels: feature maps of the convolutional stages, each of which halves the picture.
+        kernel, kernel_gamma: of the kernel PCA, exp(-gamma |y - y'|^2) on standardised values;
+            gamma 0 stands for 1 / D.
+        landmarks: rows that span the kernel's features (Nystroem).
         binarize: ``"dynamic"`` when training drew Bernoulli targets afresh each time.
 
     Raises:
@@ -58,22 +74,40 @@ class Architecture:
     kind: str = "vae"
     posterior: str = "diagonal"
     prior: str = "normal"
+    prior_components: int = 16
+    inference: str = "amortised"
+    inference_steps: int = 1
+    inference_rate: float = 0.03
+    images: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    channels: tuple[int, ...] = (32, 64)
+    kernel: str = "rbf"
+    kernel_gamma: float = 0.0
+    landmarks: int = 512
     binarize: str = "none"
 
     def __post_init__(self) -> None:
-        for name in ("features", "blocks", "hidden_dims"):
+        for name in ("features", "blocks", "hidden_dims", "channels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        shapes = {name: tuple(shape) for name, shape in self.images.items()}
+        object.__setattr__(self, "images", shapes)
+        marked = ({**s, "shape": shapes.get(s["name"])} for s in self.features)
+        object.__setattr__(self, "features", tuple(marked))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 value = repr(getattr(self, name))
                 raise UsageError(name, value, "must be one of " + ", ".join(choices))
-        for name, values in (("latent_dim", (self.latent_dim,)), ("hidden_dims", self.hidden_dims)):
-            if any(value < 1 for value in values):
-                raise UsageError(name, str(getattr(self, name)), "must be at least 1")
-        unknown = sorted(set(self.likelihoods) - {spec["name"] for spec in self.features})
-        if unknown:
-            rule = "must name a feature: " + ", ".join(spec["name"] for spec in self.features)
-            raise UsageError("likelihood", unknown[0], rule)
+        for name in ("latent_dim", "hidden_dims", "channels", "prior_components", "landmarks"):
+            value = getattr(self, name)
+            if any(v < 1 for v in (value if isinstance(value, tuple) else (value,))):
+                raise UsageError(name, str(value), "must be at least 1")
+        for option, given in (("likelihood", self.likelihoods), ("image", self.images)):
+            unknown = sorted(set(given) - {spec["name"] for spec in self.features})
+            if unknown:
+                rule = "must name a feature: " + ", ".join(spec["name"] for spec in self.features)
+                raise UsageError(option, unknown[0], rule)
+        if (self.kind == "autoencoder") != (self.posterior == "point"):
+            rule = "point is the posterior of an autoencoder and of nothing else"
+            raise UsageError("posterior", repr(self.posterior), rule)
         self._check_features()
 
     def _check_features(self) -> None:
@@ -88,6 +122,10 @@ class Architecture:
             if not 0 <= spec["block"] < len(self.blocks):
                 raise DataError(what, f"block {spec['block']}", f"there are {len(self.blocks)}")
             position = spec["stop"]
+            shape, width = spec["shape"], spec["stop"] - spec["start"]
+            if shape is not None and (len(shape) != 3 or math.prod(shape) != width):
+                rule = f"must be (height, width, channels) of {width} elements"
+                raise DataError(f"image '{spec['name']}'", f"has the shape {shape}", rule)
 
     @property
     def width(self) -> int:
@@ -101,9 +139,10 @@ class Architecture:
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, numbers and strings."""
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        for name in ("features", "blocks"):
-            plain[name] = [dict(spec) for spec in plain[name]]
-        plain["hidden_dims"] = list(self.hidden_dims)
+        plain["features"] = [{k: v for k, v in s.items() if k != "shape"} for s in self.features]
+        plain["blocks"] = [dict(spec) for spec in self.blocks]
+        plain["images"] = {name: list(shape) for name, shape in self.images.items()}
+        plain |= {name: list(getattr(self, name)) for name in ("hidden_dims", "channels")}
         plain["likelihoods"] = dict(self.likelihoods)
         return plain
 

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from distvae.model import noise, posteriors
-from distvae.model.vae import VAE
+from distvae.model import noise
+from distvae.model.latent import LatentModel
+from distvae.model.posteriors import Posterior
 
 __all__ = [
     "ACTIVE_VARIANCE",
@@ -44,17 +45,18 @@ def row_noise(
 
 
 def log_likelihood(
-    model: VAE,
+    model: LatentModel,
     y: Tensor,
     observed: Tensor | None,
     eps: Callable[[int, int], Tensor],
     samples: int,
     samples_per_pass: int = 16,
+    posterior: Posterior | None = None,
 ) -> Tensor:
     """Importance-weighted estimate of log p(x) per row (Burda et al. 2016, equation 8), in nats.
 
     ``logsumexp_s(log p(x|z_s) + log p(z_s) - log q(z_s|x)) - log S`` with
-    z_s = mu + sigma * eps_s. In expectation a lower bound, tight as S grows. The passes are
+    z_s = mu + L eps_s. In expectation a lower bound, tight as S grows. The passes are
     joined as one sum over all S, in float64, so their size changes nothing but rounding.
 
     Args:
@@ -64,19 +66,20 @@ def log_likelihood(
         eps: eps(first_sample, count) -> standard normal ``(count, n, k)``.
         samples: S, >= 1.
         samples_per_pass: samples held in memory at a time.
+        posterior: what the samples are drawn from; by default the encoder's q(z|x).
 
     Returns:
         ``(n,)`` float64.
     """
     if samples < 1 or samples_per_pass < 1:
         raise ValueError(f"samples {samples}, per pass {samples_per_pass}: must be at least 1")
-    mu, log_sigma = model.encode(y, observed)
+    proposal = posterior or model.encode(y, observed)
     total = torch.full((len(y),), -torch.inf, dtype=torch.float64, device=y.device)
     for first in range(0, samples, samples_per_pass):
         noise_block = eps(first, min(samples_per_pass, samples - first)).to(y)
-        z = posteriors.sample(mu, log_sigma, noise_block)
+        z = proposal.sample(noise_block)
         log_weight = model.log_likelihood(y, observed, model.decode(z)).double()
-        log_weight = log_weight + posteriors.log_ratio(z, log_sigma, noise_block)
+        log_weight = log_weight + proposal.log_ratio(z, noise_block)
         total = torch.logaddexp(total, torch.logsumexp(log_weight, dim=0))
     return total - float(np.log(samples))
 
@@ -106,7 +109,7 @@ def active_units(mean_sum: ArrayLike, mean_sum_square: ArrayLike, n: int) -> int
 
 
 def squared_error(
-    model: VAE, y: Tensor, observed: Tensor | None, params: Tensor
+    model: LatentModel, y: Tensor, observed: Tensor | None, params: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return squared error of E[x|z] per row in raw units, and how many elements it sums over.
 

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from distvae.errors import DataError, UsageError
 from distvae.model.architecture import Architecture
+from distvae.model.kinds import make_model
+from distvae.model.latent import LatentModel
 from distvae.model.linear import Pca
-from distvae.model.vae import VAE
+from distvae.model.priors import Prior
 
 __all__ = [
     "CODEC",
@@ -65,6 +67,7 @@ class ModelFiles:
         state: the model's weights by name, float32.
         codec: the codec's own JSON text, kept as it is.
         pca: the PCA baseline, if fitted.
+        prior: what synthetic codes are drawn from, if not the model's own.
         training: training options, JSON-able.
         metrics: final held-out figures, JSON-able.
         history: the bytes of ``history.parquet``.
@@ -75,6 +78,7 @@ class ModelFiles:
     state: Mapping[str, Tensor]
     codec: str
     pca: Pca | None = None
+    prior: Prior | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     history: bytes = b""
@@ -86,7 +90,13 @@ def pack(files: ModelFiles) -> dict[str, bytes]:
     weights = {name: t.detach().cpu().float().contiguous() for name, t in files.state.items()}
     content = {
         CODEC: files.codec.encode(),
-        WEIGHTS: safetensors.torch.save({**weights, **_pca_tensors(files.pca)}),
+        WEIGHTS: safetensors.torch.save(
+            {
+                **weights,
+                **_pca_tensors(files.pca),
+                **(files.prior.to_tensors() if files.prior else {}),
+            }
+        ),
         HISTORY: files.history,
         METRICS: _json_bytes(files.metrics),
         README: files.readme.encode(),
@@ -122,11 +132,13 @@ def unpack(content: Mapping[str, bytes], where: str) -> ModelFiles:
         raise damaged(where, CONFIG, f"describes no model that can be built ({error})") from error
     tensors = parse_tensors(content[WEIGHTS], where, WEIGHTS)
     pca = _take_pca(tensors)
+    prior = _take_prior(tensors)
     files = ModelFiles(
         architecture=architecture,
         state=tensors,
         codec=content[CODEC].decode(),
         pca=pca,
+        prior=prior,
         training=config["training"],
         metrics=parse_json(content[METRICS], where, METRICS),
         history=content[HISTORY],
@@ -136,10 +148,12 @@ def unpack(content: Mapping[str, bytes], where: str) -> ModelFiles:
     return files
 
 
-def build(files: ModelFiles) -> VAE:
+def build(files: ModelFiles) -> LatentModel:
     """Return the model with its weights, in float32 on the CPU, in evaluation mode."""
-    model = VAE.from_architecture(files.architecture, seed=None)
+    model = make_model(files.architecture, seed=None)
     model.load_state_dict(dict(files.state))
+    if files.prior is not None:
+        model.prior = files.prior
     return model.eval()
 
 
@@ -229,7 +243,7 @@ def _check_hashes(config: Mapping[str, Any], content: Mapping[str, bytes], where
 
 
 def _check_state(files: ModelFiles, where: str) -> None:
-    expected = VAE.from_architecture(files.architecture, seed=None).state_dict()
+    expected = make_model(files.architecture, seed=None).state_dict()
     found = {name: tuple(tensor.shape) for name, tensor in files.state.items()}
     for name in sorted(expected.keys() | found.keys()):
         shape = tuple(expected[name].shape) if name in expected else None
@@ -262,6 +276,11 @@ def _take_pca(tensors: dict[str, Tensor]) -> Pca | None:
         tensors.pop(name).double().numpy() for name in _PCA_NAMES
     )
     return Pca(mean + rest, components, variances, float(total[0]))
+
+
+def _take_prior(tensors: dict[str, Tensor]) -> Prior | None:
+    named = {name: tensors.pop(name) for name in list(tensors) if name.startswith("prior.")}
+    return Prior.from_tensors(named) if named else None
 
 
 def _json_bytes(value: Mapping[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from distvae.errors import UsageError
-from distvae.model.vae import VAE
+from distvae.model.latent import LatentModel
 
 __all__ = [
     "ROWS_PER_BLOCK",
@@ -42,7 +42,7 @@ Block = tuple[Tensor | None, ...]
 
 
 def encode_rows(
-    model: VAE,
+    model: LatentModel,
     blocks: Sequence[NDArray[np.generic]],
     masks: Sequence[NDArray[np.bool_] | None],
     *,
@@ -71,8 +71,8 @@ def encode_rows(
     def encode(arrays: Block) -> tuple[Tensor, ...]:
         values = [part for part in arrays[: len(blocks)] if part is not None]
         y, observed = model.prepare(values, arrays[len(blocks) :])
-        mu, log_sigma = model.encode(_aligned(y), observed)
-        return mu, log_sigma.exp()
+        posterior = model.encode(_aligned(y), observed)
+        return posterior.mu, posterior.sigma
 
     k = model.architecture.latent_dim
     mu, sigma = run_blocks(
@@ -82,7 +82,7 @@ def encode_rows(
 
 
 def decode_rows(
-    model: VAE,
+    model: LatentModel,
     z: Float32Array,
     noise: Float32Array | None = None,
     *,
@@ -127,7 +127,7 @@ def run_blocks(
     rows_per_block: int | None = None,
     threads: int | None = None,
 ) -> list[Float32Array]:
-    """Apply a function of row blocks to arrays of n rows, in inference mode.
+    """Apply a function of row blocks to arrays of n rows, gradients off unless it asks for them.
 
     Args:
         function: takes one padded block of each array (None where the array is None) on
@@ -157,7 +157,7 @@ def run_blocks(
 
     def run(starts: range) -> None:
         with (
-            torch.inference_mode(),
+            torch.no_grad(),
             torch.autocast(where.type, torch.bfloat16, precision == "bf16"),
         ):
             for start in starts:

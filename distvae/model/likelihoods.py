@@ -1,39 +1,44 @@
 """Likelihood heads p(x_j | z): densities in the data's own units, or log-probabilities.
 
-A head covers w elements that share it. ``y`` is standardised, y = (x - shift) / scale, and so are
-the head's parameters; ``log_prob`` counts the Jacobian, log p(x) = log p(y) - log scale.
-``log_sigma`` is the logarithm of a standard deviation in standardised units.
-Shapes: ``y (..., w)``, ``params (..., parameters_per_element * w)``, leading dimensions broadcast.
+``HEADS`` is the plug for further ones: subclass ``heads.Head`` (``log_prob``, ``mean``, ``sample``
+and ``output_bias``; ``configure`` for an argument after a colon and for learned parameters;
+``parameters_per_element``, or ``outputs``, for what the decoder gives) and enter the class here
+under the name that ``--likelihood COLUMN=NAME`` shall take. Nothing else needs to know.
+``log_sigma`` is the logarithm of a standard deviation in standardised units. Shapes as in
+``heads``: ``y (..., w)``, ``params (..., p)``, leading dimensions broadcast.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from distvae.errors import DataError, UsageError
-from distvae.model.architecture import FeatureSpec, element_values
+from distvae.errors import UsageError
 from distvae.model.densities import (
     HIGHEST_BYTE,
+    bernoulli_log_prob,
     binarize,
     clipped_mean,
     gaussian_log_prob,
+    normal_cdf,
     unit_bin_log_mass,
 )
+from distvae.model.heads import Elements, Head, elements_of, floored
+from distvae.model.joint import FullGaussian, LowRankGaussian
 from distvae.model.posteriors import bounded_log_sigma
 
 __all__ = [
     "HEADS",
     "Bernoulli",
     "Elements",
+    "FeatureGaussian",
     "FixedGaussian",
+    "FullGaussian",
     "Gaussian",
     "Head",
+    "LowRankGaussian",
     "RowGaussian",
     "elements_of",
     "make_head",
@@ -45,112 +50,25 @@ _LOG_SIGMA_GAIN = 10.0
 _RAREST_MEAN = 1e-3
 
 
-@dataclass(frozen=True)
-class Elements:
-    """What heads know about their elements, ``(w,)`` each.
-
-    Attributes:
-        scale: raw units per standardised unit, > 0.
-        shift: raw value at y = 0.
-        floor: smallest sigma in standardised units: resolution / sqrt(12) / scale, the standard
-            deviation of rounding to the resolution.
-        discrete: whole numbers in [0, 255]: Gaussian heads give the mass of the unit bin.
-    """
-
-    scale: Tensor
-    shift: Tensor
-    floor: Tensor
-    discrete: bool
-
-
-def elements_of(features: tuple[FeatureSpec, ...]) -> Elements:
-    """Gather the elements of features with the same ``discrete``.
-
-    Raises:
-        DataError: a scale or resolution that is not finite and positive.
-    """
-    scale = element_values(features, "scale")
-    resolution = element_values(features, "resolution")
-    for name, values in (("scale", scale), ("resolution", resolution)):
-        if not ((values > 0) & (values < math.inf)).all():
-            what = f"features {', '.join(spec['name'] for spec in features)}"
-            raise DataError(what, f"have a {name} that is not positive", f"{name} must be > 0")
-    return Elements(
-        scale=torch.from_numpy(scale),
-        shift=torch.from_numpy(element_values(features, "shift")),
-        floor=torch.from_numpy(resolution / math.sqrt(12) / scale),
-        discrete=bool(features[0]["discrete"]),
-    )
-
-
-class Head(nn.Module):
-    """One family of distributions over w elements.
-
-    Args:
-        elements: what is known about them.
-        argument: what follows the colon in the head's name.
-    """
-
-    parameters_per_element: ClassVar[int] = 1
-    is_binary: ClassVar[bool] = False
-
-    scale: Tensor
-    shift: Tensor
-    floor: Tensor
-
-    def __init__(self, elements: Elements, argument: str | None = None) -> None:
-        super().__init__()
-        self.discrete = elements.discrete
-        self.width = len(elements.scale)
-        for name in ("scale", "shift", "floor"):
-            constant = getattr(elements, name).to(torch.get_default_dtype())
-            self.register_buffer(name, constant, persistent=False)
-        self.configure(argument)
-
-    def configure(self, argument: str | None) -> None:
-        """Take the head's argument and make its own parameters.
-
-        Raises:
-            UsageError: the head takes no such argument.
-        """
-        if argument is not None:
-            raise UsageError("likelihood", f"':{argument}'", "this head takes no argument")
-
-    def log_prob(self, y: Tensor, params: Tensor) -> Tensor:
-        """Return log p(x) elementwise, ``(..., w)``, in nats and raw units."""
-        raise NotImplementedError
-
-    def mean(self, params: Tensor) -> Tensor:
-        """Return E[y], ``(..., w)``."""
-        raise NotImplementedError
-
-    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        """Return a draw of y, ``(..., w)``, from standard normal ``noise`` of that shape."""
-        raise NotImplementedError
-
-    def output_bias(self, mean: Tensor) -> Tensor:
-        """Return the decoder's output bias that starts the head at E[y] = ``mean`` ``(w,)``."""
-        raise NotImplementedError
-
-
 class Gaussian(Head):
     """N(mean, sigma^2) with one learned sigma per element, the same for all rows.
 
-    sigma^2 = exp(2 log_sigma) + floor^2: the variance of rounding is added, so sigma stays above
-    the floor and the gradient never stops.
+    sigma^2 = exp(2 log_sigma) + floor^2; see ``heads.floored``.
     """
 
-    def configure(self, argument: str | None) -> None:
+    def configure(self, elements: Elements, argument: str | None) -> None:
         """Start at sigma = 1."""
-        super().configure(argument)
+        super().configure(elements, argument)
         self.scaled_log_sigma = nn.Parameter(torch.zeros(self.width))
 
     def location_and_log_sigma(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean ``(..., w)`` and the floored log_sigma, broadcastable to it."""
-        return params, self._floored(bounded_log_sigma(_LOG_SIGMA_GAIN * self.scaled_log_sigma))
+        log_sigma = bounded_log_sigma(_LOG_SIGMA_GAIN * self.scaled_log_sigma)
+        return params, floored(log_sigma, self.floor)
 
-    def log_prob(self, y: Tensor, params: Tensor) -> Tensor:
+    def log_prob(self, y: Tensor, params: Tensor, observed: Tensor | None = None) -> Tensor:
         """Density in raw units, or the mass of the unit bin where discrete."""
+        del observed
         location, log_sigma = self.location_and_log_sigma(params)
         if self.discrete:
             return unit_bin_log_mass(y, location, log_sigma, self.scale, self.shift)
@@ -174,8 +92,29 @@ class Gaussian(Head):
         """Return the mean itself."""
         return mean
 
-    def _floored(self, log_sigma: Tensor) -> Tensor:
-        return 0.5 * torch.logaddexp(2 * log_sigma, 2 * torch.log(self.floor))
+
+class FeatureGaussian(Gaussian):
+    """N(mean, sigma^2) with one learned sigma per feature, which its elements share.
+
+    A feature has one scale, so for a vector Sigma = sigma^2 I in raw units too: the noise of
+    probabilistic PCA (Tipping & Bishop 1999).
+    """
+
+    feature: Tensor
+
+    def configure(self, elements: Elements, argument: str | None) -> None:
+        """Start at sigma = 1."""
+        Head.configure(self, elements, argument)
+        feature = elements.feature
+        if feature is None:
+            feature = torch.zeros(self.width, dtype=torch.long)
+        self.register_buffer("feature", feature, persistent=False)
+        self.scaled_log_sigma = nn.Parameter(torch.zeros(int(feature.max()) + 1))
+
+    def location_and_log_sigma(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the floored log_sigma ``(w,)``."""
+        log_sigma = bounded_log_sigma(_LOG_SIGMA_GAIN * self.scaled_log_sigma)
+        return params, floored(log_sigma[self.feature], self.floor)
 
 
 class RowGaussian(Gaussian):
@@ -183,14 +122,14 @@ class RowGaussian(Gaussian):
 
     parameters_per_element = 2
 
-    def configure(self, argument: str | None) -> None:
+    def configure(self, elements: Elements, argument: str | None) -> None:
         """Take no argument; there is nothing to learn here."""
-        Head.configure(self, argument)
+        Head.configure(self, elements, argument)
 
     def location_and_log_sigma(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Split the parameters; sigma is bounded smoothly and floored."""
         location, raw_log_sigma = params.chunk(2, dim=-1)
-        return location, self._floored(bounded_log_sigma(raw_log_sigma))
+        return location, floored(bounded_log_sigma(raw_log_sigma), self.floor)
 
     def output_bias(self, mean: Tensor) -> Tensor:
         """Return the mean, and 0 for log sigma."""
@@ -200,12 +139,13 @@ class RowGaussian(Gaussian):
 class FixedGaussian(Gaussian):
     """N(mean, sigma^2) with a given sigma in standardised units (default 1), floored."""
 
-    def configure(self, argument: str | None) -> None:
+    def configure(self, elements: Elements, argument: str | None) -> None:
         """Take sigma from ``gaussian-fixed:SIGMA``.
 
         Raises:
             UsageError: not a finite number above 0.
         """
+        del elements
         try:
             sigma = float(argument) if argument is not None else 1.0
         except ValueError:
@@ -229,10 +169,10 @@ class Bernoulli(Head):
 
     is_binary = True
 
-    def log_prob(self, y: Tensor, params: Tensor) -> Tensor:
+    def log_prob(self, y: Tensor, params: Tensor, observed: Tensor | None = None) -> Tensor:
         """Return minus the cross-entropy; log-probabilities have no Jacobian."""
-        target = y.expand(params.shape)
-        return -binary_cross_entropy_with_logits(params, target, reduction="none")
+        del observed
+        return bernoulli_log_prob(y, params)
 
     def mean(self, params: Tensor) -> Tensor:
         """Return p."""
@@ -240,7 +180,7 @@ class Bernoulli(Head):
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         """Return 1 where Phi(noise) < p, else 0."""
-        return binarize(torch.sigmoid(params), torch.special.ndtr(noise))
+        return binarize(torch.sigmoid(params), normal_cdf(noise))
 
     def output_bias(self, mean: Tensor) -> Tensor:
         """Return logit(mean), with the mean kept within [0.001, 0.999]."""
@@ -249,8 +189,11 @@ class Bernoulli(Head):
 
 HEADS: dict[str, type[Head]] = {
     "gaussian": Gaussian,
+    "gaussian-feature": FeatureGaussian,
     "gaussian-row": RowGaussian,
     "gaussian-fixed": FixedGaussian,
+    "gaussian-full": FullGaussian,
+    "gaussian-low-rank": LowRankGaussian,
     "bernoulli": Bernoulli,
 }
 
@@ -259,7 +202,7 @@ def make_head(likelihood: str, elements: Elements) -> Head:
     """Build a head from ``"NAME"`` or ``"NAME:ARGUMENT"``.
 
     Raises:
-        UsageError: unknown name or bad argument.
+        UsageError: unknown name, bad argument, or elements that the head does not take.
     """
     name, _, argument = likelihood.partition(":")
     if name not in HEADS:

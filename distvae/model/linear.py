@@ -13,7 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from distvae.errors import DataError
 
-__all__ = ["Pca", "explained_variance_ratio", "fit_pca", "project", "reconstruct"]
+__all__ = [
+    "Pca",
+    "explained_variance_ratio",
+    "fit_pca",
+    "pca_of_factor",
+    "project",
+    "reconstruct",
+]
 
 Float64Array = NDArray[np.float64]
 
@@ -55,11 +62,32 @@ def fit_pca(mean: ArrayLike, covariance: ArrayLike, k: int) -> Pca:
         raise DataError("covariance", "is not finite", "PCA needs finite moments")
     ascending, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     kept = min(k, len(centre))
-    components = vectors[:, ::-1][:, :kept].T
-    peak = components[np.arange(kept), np.abs(components).argmax(1)]
-    signs = np.where(peak < 0, -1.0, 1.0)
+    components = np.ascontiguousarray(vectors[:, ::-1][:, :kept].T)
     variances = np.maximum(ascending[::-1][:kept], 0.0)
-    return Pca(centre, np.ascontiguousarray(components * signs[:, None]), variances, matrix.trace())
+    return Pca(centre, _signed(components), variances, float(matrix.trace()))
+
+
+def pca_of_factor(
+    mean: ArrayLike, factor: ArrayLike, rows: int, total_variance: float, k: int
+) -> Pca:
+    """Return the PCA of a covariance F^T F / rows that is known by a factor F alone.
+
+    Args:
+        mean: ``(D,)``.
+        factor: F ``(l, D)`` with l >= k, as ``data.sketch`` keeps it for wide rows.
+        rows: number of rows, >= 1.
+        total_variance: trace of the covariance, what the factor left out included.
+        k: number of components, <= l.
+
+    Raises:
+        DataError: a factor that is not finite.
+    """
+    matrix = np.asarray(factor, np.float64)
+    if not np.isfinite(matrix).all():
+        raise DataError("covariance", "is not finite", "PCA needs finite moments")
+    _, values, components = np.linalg.svd(matrix, full_matrices=False)
+    variances = np.square(values[:k]) / rows
+    return Pca(np.asarray(mean, np.float64), _signed(components[:k]), variances, total_variance)
 
 
 def project(pca: Pca, x: ArrayLike) -> Float64Array:
@@ -80,3 +108,10 @@ def explained_variance_ratio(pca: Pca) -> Float64Array:
         return np.zeros_like(pca.variances)
     ratio: Float64Array = pca.variances / pca.total_variance
     return ratio
+
+
+def _signed(components: Float64Array) -> Float64Array:
+    """The same directions, each with its entry of largest magnitude positive."""
+    peak = components[np.arange(len(components)), np.abs(components).argmax(1)]
+    signed: Float64Array = components * np.where(peak < 0, -1.0, 1.0)[:, None]
+    return signed

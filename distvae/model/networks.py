@@ -75,6 +75,11 @@ class MLP(nn.Module):
         result: Tensor = self.layers(x)
         return result
 
+    def set_output_bias(self, bias: Tensor) -> None:
+        """Start the output at ``bias (outputs,)``."""
+        with torch.no_grad():
+            self.last.bias.copy_(bias)
+
     @property
     def last(self) -> nn.Linear:
         """The output layer."""

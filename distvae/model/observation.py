@@ -1,13 +1,15 @@
 """p(x | z) over all features: the heads side by side, and the way from input arrays to y.
 
 Features with the same head and the same ``discrete`` are computed together, so that a table of a
-thousand columns costs as many kernel launches as one of two. Shapes: n rows, D elements in feature
-order, P decoder outputs, F features.
+thousand columns costs as many kernel launches as one of two; features with a shape stand alone, so
+that a network of their own can fill their part of the decoder's outputs. Shapes: n rows, D elements
+in feature order, P decoder outputs, F features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,25 @@ from torch import Tensor, nn
 from distvae.errors import DataError
 from distvae.model.architecture import Architecture, FeatureSpec, element_values
 from distvae.model.densities import binarize
-from distvae.model.likelihoods import Head, elements_of, make_head
+from distvae.model.heads import Head, elements_of
+from distvae.model.likelihoods import make_head
 
-__all__ = ["Observation", "Standardise"]
+__all__ = ["Group", "Observation", "Standardise"]
+
+
+class Group(NamedTuple):
+    """Features whose head is computed together, and their part of the decoder's outputs.
+
+    Attributes:
+        features: their names, in table order.
+        outputs: where their outputs stand among the P.
+        parameters_per_element: c, where the outputs are c blocks of one number per element, the
+            elements in order (for an image: c planes); None for a head without such blocks.
+    """
+
+    features: tuple[str, ...]
+    outputs: slice
+    parameters_per_element: int | None
 
 
 class Standardise(nn.Module):
@@ -88,8 +106,12 @@ class Observation(nn.Module):
     Args:
         architecture: features and their likelihoods.
 
+    Attributes:
+        groups: who takes which of the P decoder outputs, in the order of the outputs.
+        outputs: P.
+
     Raises:
-        UsageError: an unknown head or a bad argument.
+        UsageError: an unknown head, a bad argument, or features that a head does not take.
     """
 
     order: Tensor | None
@@ -97,17 +119,24 @@ class Observation(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        grouped: dict[tuple[str, bool], list[FeatureSpec]] = {}
+        grouped: dict[tuple[str, bool, str | None], list[FeatureSpec]] = {}
         for spec in architecture.features:
-            key = (architecture.likelihood(spec["name"]), bool(spec["discrete"]))
+            alone = None if spec.get("shape") is None else str(spec["name"])
+            key = (architecture.likelihood(spec["name"]), bool(spec["discrete"]), alone)
             grouped.setdefault(key, []).append(spec)
         heads, positions = [], []
-        for (likelihood, _), specs in grouped.items():
-            heads.append(make_head(likelihood, elements_of(tuple(specs))))
+        self.groups: list[Group] = []
+        self.outputs = 0
+        for (likelihood, *_), specs in grouped.items():
+            head = make_head(likelihood, elements_of(tuple(specs)))
+            outputs = slice(self.outputs, self.outputs + head.outputs)
+            names = tuple(str(spec["name"]) for spec in specs)
+            self.groups.append(Group(names, outputs, head.parameters_per_element))
+            self.outputs = outputs.stop
+            heads.append(head)
             positions.append(_positions(specs))
         self.heads = nn.ModuleList(heads)
         self.columns = [_as_slice(part) for part in positions]
-        self.outputs = sum(head.parameters_per_element * head.width for head in heads)
         self.feature_count = len(architecture.features)
         self.register_buffer("order", _inverse_permutation(positions), persistent=False)
         index = [
@@ -115,15 +144,18 @@ class Observation(nn.Module):
         ]
         self.register_buffer("feature_of_element", torch.tensor(index), persistent=False)
 
-    def log_prob(self, y: Tensor, params: Tensor) -> Tensor:
-        """Return log p(x_j | z) per element, ``(..., D)``, for ``y (n, D)`` and ``(..., P)``."""
-        parts = self._split(params)
-        return self._join(
-            [
-                h.log_prob(y[..., c], p)
-                for h, c, p in zip(self._heads(), self.columns, parts, strict=True)
-            ]
-        )
+    def log_prob(self, y: Tensor, params: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Return log p(x_j | z) per element, ``(..., D)``, for ``y (n, D)`` and ``(..., P)``.
+
+        Elements that are not ``observed (n, D)`` give 0; the others' sum is log p of them alone.
+        """
+        parts = []
+        zipped = zip(self._heads(), self.columns, self._split(params), strict=True)
+        for head, c, p in zipped:
+            seen = observed[..., c] if head.is_joint and observed is not None else None
+            parts.append(head.log_prob(y[..., c], p, seen))
+        log_prob = self._join(parts)
+        return log_prob if observed is None else torch.where(observed, log_prob, 0)
 
     def mean(self, params: Tensor) -> Tensor:
         """Return E[y | z], ``(..., D)``."""
@@ -155,7 +187,7 @@ class Observation(nn.Module):
         return [head for head in self.heads if isinstance(head, Head)]
 
     def _split(self, params: Tensor) -> Sequence[Tensor]:
-        return torch.split(params, [h.parameters_per_element * h.width for h in self._heads()], -1)
+        return torch.split(params, [head.outputs for head in self._heads()], -1)
 
     def _join(self, parts: list[Tensor]) -> Tensor:
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -51,9 +51,9 @@ def test_values_are_those_of_the_model_run_plainly(model: VAE, arrays: Arrays) -
     blocks = [torch.from_numpy(b) for b in arrays[0]]
     masks = [m if m is None else torch.from_numpy(m) for m in arrays[1]]
     with torch.no_grad():
-        expected_mu, log_sigma = model.encode(*model.prepare(blocks, masks))
-    np.testing.assert_allclose(mu, expected_mu.numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(sigma, log_sigma.exp().numpy(), rtol=1e-4, atol=1e-5)
+        expected = model.encode(*model.prepare(blocks, masks))
+    np.testing.assert_allclose(mu, expected.mu.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sigma, expected.sigma.numpy(), rtol=1e-4, atol=1e-5)
     assert mu.shape == sigma.shape == (5000, LATENT)
     assert mu.dtype == sigma.dtype == np.float32
 

@@ -6,18 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from distvae.errors import DataError, UsageError
+from distvae.model.architecture import Architecture
 from distvae.model.densities import (
     binarize,
-    clipped_mean,
-    gaussian_log_prob,
-    log_interval_mass,
-    log_normal_cdf,
 )
 from distvae.model.likelihoods import HEADS, Elements, Head, elements_of, make_head
-from tests.model.helpers import spec
+from distvae.model.vae import VAE
+from tests.model.helpers import block, spec
 
 
 def elements(width: int = 1, *, discrete: bool = False, **changes: float) -> Elements:
@@ -34,15 +33,9 @@ def double(likelihood: str, known: Elements) -> Head:
     return make_head(likelihood, known).double()
 
 
-def test_gaussian_by_hand() -> None:
-    # At the mean with sigma 1 the density is 1 / sqrt(2 pi); one sigma off exp(-1/2) of it.
-    y = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    found = gaussian_log_prob(y, torch.zeros(2), torch.zeros(2))
-    top = -0.5 * math.log(2 * math.pi)
-    assert found.tolist() == pytest.approx([top, top - 0.5], rel=1e-14)
-
-
-@pytest.mark.parametrize("name", ["gaussian", "gaussian-row", "gaussian-fixed:0.7"])
+@pytest.mark.parametrize(
+    "name", ["gaussian", "gaussian-feature", "gaussian-row", "gaussian-fixed:0.7"]
+)
 def test_densities_integrate_to_one_in_raw_units(name: str) -> None:
     known = elements()
     head = double(name, known)
@@ -127,37 +120,6 @@ def test_byte_masses_by_monte_carlo() -> None:
     assert (np.abs(counts / samples - mass) <= error).all()
 
 
-def test_interval_mass_float32_against_float64_everywhere() -> None:
-    center = torch.tensor([0, 1e-3, 0.3, 1, 2.5, 6, 11, 40, 300, 1e4, 1e6])
-    half = torch.tensor([1e-6, 1e-4, 1e-2, 0.03, 0.1, 0.24, 0.26, 0.5, 1.0, 1.7])
-    c, h = (v.reshape(-1) for v in torch.meshgrid(center, half, indexing="ij"))
-    fine = log_interval_mass(c.double(), h.double())
-    coarse = log_interval_mass(c, h).double()
-    assert ((coarse - fine).abs() <= 2e-5 + 1e-6 * fine.abs()).all()
-    # Midpoint sums over 4,000 slices are good to 1e-7 where the density doesn't vary too fast.
-    near = c * h < 20
-    t = (torch.arange(4000, dtype=torch.float64) + 0.5) / 2000 - 1
-    grid = -0.5 * (c[near, None].double() + h[near, None].double() * t).square()
-    sums = torch.logsumexp(grid, 1) + torch.log(h[near].double() / 2000 / math.sqrt(2 * math.pi))
-    torch.testing.assert_close(fine[near], sums, rtol=1e-5, atol=5e-6)
-
-
-def test_interval_mass_gradient_against_the_densities_at_its_ends() -> None:
-    # d log mass / dc = (phi(c + h) - phi(c - h)) / mass, d/dh = (phi(c + h) + phi(c - h)) / mass.
-    pairs = itertools.product([-4.0, -0.9, 0.2, 1.5, 5.0], [0.02, 0.2, 0.3, 1.5])
-    c, h = (torch.tensor(v, dtype=torch.float64) for v in zip(*pairs, strict=True))
-    c.requires_grad_()
-    h.requires_grad_()
-    log_mass = log_interval_mass(c, h)
-    found = torch.autograd.grad(log_mass.sum(), [c, h])
-    with torch.no_grad():
-        density = [torch.exp(-0.5 * e.square()) / math.sqrt(2 * math.pi) for e in (c + h, c - h)]
-        mass = log_mass.exp()
-        expected = [(density[0] - density[1]) / mass, (density[0] + density[1]) / mass]
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
-
-
 def test_bernoulli_by_hand_in_numpy_and_as_a_distribution() -> None:
     head = double("bernoulli", elements())
     logits = torch.tensor([[0.0], [math.log(3)]], dtype=torch.float64)
@@ -189,7 +151,9 @@ def test_bernoulli_samples_and_binarize_have_the_right_mean(probability: float) 
     assert binarize(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1 - 2**-24])).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["gaussian", "gaussian-row", "gaussian-fixed:1e-8"])
+@pytest.mark.parametrize(
+    "name", ["gaussian", "gaussian-feature", "gaussian-row", "gaussian-fixed:1e-8"]
+)
 def test_samples_have_the_density_they_claim(name: str) -> None:
     """E[log p(x)] over samples is minus the entropy, log(sigma_raw) + log(2 pi e) / 2."""
     samples = 100_000
@@ -217,7 +181,9 @@ def assert_finite(head: Head, y: Tensor, params: Tensor) -> None:
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-@pytest.mark.parametrize("name", ["gaussian", "gaussian-row", "gaussian-fixed:1e-6"])
+@pytest.mark.parametrize(
+    "name", ["gaussian", "gaussian-feature", "gaussian-row", "gaussian-fixed:1e-6"]
+)
 def test_gaussians_are_finite_far_out(name: str, discrete: bool) -> None:
     head = make_head(name, elements(discrete=discrete, floor=1e-7))
     for start in (-1e4, 0.0, 1e4):
@@ -238,7 +204,9 @@ def test_bernoulli_is_finite_far_out() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["gaussian", "gaussian-row", "gaussian-fixed", "bernoulli"])
+@pytest.mark.parametrize(
+    "name", ["gaussian", "gaussian-feature", "gaussian-row", "gaussian-fixed", "bernoulli"]
+)
 def test_the_output_bias_starts_the_head_at_the_mean(name: str) -> None:
     head = make_head(name, elements(3))
     mean = torch.tensor([0.1, 0.5, 0.9])
@@ -253,42 +221,66 @@ def test_an_unknown_head_or_argument_is_refused_by_name() -> None:
     for argument in ("x", "0", "-1", "inf", "nan"):
         with pytest.raises(UsageError, match=f"'gaussian-fixed:{argument}'; sigma must be"):
             make_head(f"gaussian-fixed:{argument}", elements())
-    assert list(HEADS) == ["gaussian", "gaussian-row", "gaussian-fixed", "bernoulli"]
+    assert list(HEADS) == [
+        "gaussian",
+        "gaussian-feature",
+        "gaussian-row",
+        "gaussian-fixed",
+        "gaussian-full",
+        "gaussian-low-rank",
+        "bernoulli",
+    ]
 
 
-def test_log_normal_cdf_gradient_in_float32() -> None:
-    """Far out phi(x) / Phi(x) = -x + 1 / -x - ..., near by it is a ratio that NumPy can form."""
-    near = torch.tensor([-4.0, -1.0, 0.0, 2.0, 5.0], requires_grad=True)
-    (found,) = torch.autograd.grad(log_normal_cdf(near).sum(), near)
-    expected = [math.exp(-0.5 * x * x) / math.sqrt(2 * math.pi) / phi(x) for x in near.tolist()]
-    assert found.tolist() == pytest.approx(expected, rel=1e-5)
-    far = torch.tensor([-1e2, -1e4, -1e8, 1e2, 1e8], requires_grad=True)
-    (found,) = torch.autograd.grad(log_normal_cdf(far).sum(), far)
-    assert found.tolist() == pytest.approx([1e2 + 1e-2, 1e4, 1e8, 0, 0], rel=1e-6)
+def test_a_feature_shares_one_sigma_the_noise_of_probabilistic_pca() -> None:
+    """Against SciPy's N(mean, sigma^2 I) per feature, and by the maximum of the likelihood."""
+    features = (spec("v", 0, 3, scale=2.0, resolution=1e-6), spec("a", 3, 4, resolution=1e-6))
+    head = make_head("gaussian-feature", elements_of(features)).double()
+    assert head.scaled_log_sigma.shape == (2,)
+    with torch.no_grad():
+        head.scaled_log_sigma.copy_(torch.tensor([-0.05, 0.07]))
+    y, mean = torch.from_numpy(np.random.default_rng(8).normal(size=(2, 5, 4)))
+    found = head.log_prob(y, mean)
+    for columns, raw, scale in ((slice(0, 3), -0.5, 2.0), (slice(3, 4), 0.7, 1.0)):
+        sigma = math.exp(raw / math.sqrt(1 + (raw / 10) ** 2)) * scale
+        residual = (y - mean)[:, columns].numpy() * scale
+        expected = multivariate_normal(np.zeros(residual.shape[1]), sigma**2).logpdf(residual)
+        np.testing.assert_allclose(found[:, columns].sum(1).detach(), expected, rtol=1e-6)
+    # d log p / d log sigma is 0 where sigma^2 is the feature's mean square: Tipping & Bishop's.
+    (gradient,) = torch.autograd.grad(found.sum(), head.scaled_log_sigma)
+    sigma = [math.exp(raw / math.sqrt(1 + (raw / 10) ** 2)) for raw in (-0.5, 0.7)]
+    square = (y - mean).square().numpy()
+    excess = [square[:, :3].sum() / sigma[0] ** 2 - 15, square[:, 3].sum() / sigma[1] ** 2 - 5]
+    slope = [10 * (1 + (raw / 10) ** 2) ** -1.5 for raw in (-0.5, 0.7)]
+    assert gradient.tolist() == pytest.approx(
+        [e * s for e, s in zip(excess, slope, strict=True)], rel=1e-5
+    )
 
 
-def test_clipped_mean_is_the_average_of_clipped_draws() -> None:
-    generator = torch.Generator().manual_seed(7)
-    mean = torch.tensor([-40.0, -1.0, 0.3, 100.0, 254.5, 400.0], dtype=torch.float64)
-    sigma = torch.tensor([2.0, 3.0, 0.5, 20.0, 4.0, 9.0], dtype=torch.float64)
-    low, high = torch.zeros(6, dtype=torch.float64), torch.full((6,), 255.0, dtype=torch.float64)
-    draws = 200_000
-    noise = torch.randn(draws, 6, generator=generator, dtype=torch.float64)
-    expected = (mean + sigma * noise).clamp(0, 255).mean(0)
-    found = clipped_mean(mean, sigma, low, high)
-    assert torch.allclose(found, expected, atol=float(5 * sigma.max() / draws**0.5), rtol=0)
-    # Far inside the range it is the mean, far outside it is the edge.
-    assert abs(found[0]) < 1e-50
-    assert found[5] == 255
-    assert abs(found[3] - 100) < 1e-5
+class Laplace(Head):
+    """A head of the test's own: exp(-|y - m|) / 2."""
+
+    def log_prob(self, y: Tensor, params: Tensor, observed: Tensor | None = None) -> Tensor:
+        return -(y - params).abs() - math.log(2) - torch.log(self.scale)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        return params - noise.sign() * torch.log1p(-torch.erf(noise.abs() / math.sqrt(2)))
+
+    def output_bias(self, mean: Tensor) -> Tensor:
+        return mean
 
 
-def test_log_normal_cdf_by_known_values() -> None:
-    known = {-30.0: -454.3212439563432, -10.0: -53.23128515051247, -4.5: -12.592419735713909}
-    for x, expected in known.items():
-        for dtype, tolerance in ((torch.float32, 5e-7), (torch.float64, 1e-9)):
-            found = log_normal_cdf(torch.tensor(x, dtype=dtype)).item()
-            assert found == pytest.approx(expected, rel=tolerance)
-    x = torch.linspace(-4, 6, 101, dtype=torch.float64)
-    expected = torch.tensor([math.log(phi(value)) for value in x.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(log_normal_cdf(x), expected, rtol=1e-12, atol=1e-15)
+def test_another_head_plugs_in_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HEADS, "laplace", Laplace)
+    model = VAE.from_architecture(
+        Architecture(2, (spec("v", 0, 3),), (block(3),), (4,), likelihoods={"v": "laplace"})
+    )
+    y = torch.from_numpy(np.random.default_rng(9).normal(size=(5, 3))).float()
+    params = model.decode(torch.zeros(5, 2))
+    expected = -(y - params).abs().sum(-1) - 3 * math.log(2)
+    torch.testing.assert_close(model.log_likelihood(y, None, params), expected)
+    with pytest.raises(UsageError, match="likelihood: ':2'; this head takes no argument"):
+        make_head("laplace:2", elements())

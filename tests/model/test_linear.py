@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from distvae.errors import DataError
-from distvae.model.linear import explained_variance_ratio, fit_pca, project, reconstruct
+from distvae.model.linear import (
+    explained_variance_ratio,
+    fit_pca,
+    pca_of_factor,
+    project,
+    reconstruct,
+)
 
 
 def test_two_columns_by_hand() -> None:
@@ -43,3 +49,20 @@ def test_constant_data_explains_nothing_and_is_reconstructed() -> None:
 def test_moments_that_are_not_finite_are_refused() -> None:
     with pytest.raises(DataError, match="covariance: is not finite; PCA needs finite moments"):
         fit_pca([0.0], [[np.nan]], 1)
+
+
+def test_a_factor_gives_the_pca_of_its_covariance() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(300, 6)) @ generator.normal(size=(6, 6))
+    centred = x - x.mean(0)
+    expected = fit_pca(x.mean(0), np.cov(x.T, bias=True), 4)
+    _, factor = np.linalg.qr(centred)  # F^T F is the same as of all rows
+    found = pca_of_factor(x.mean(0), factor, 300, expected.total_variance, 4)
+    np.testing.assert_allclose(found.components, expected.components, atol=1e-10)
+    np.testing.assert_allclose(found.variances, expected.variances)
+    assert found.total_variance == expected.total_variance
+
+
+def test_a_factor_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(DataError, match="covariance: is not finite; PCA needs finite moments"):
+        pca_of_factor([0.0], [[np.inf]], 1, 1.0, 1)

@@ -139,11 +139,12 @@ def test_unobserved_values_change_nothing_but_the_flags() -> None:
     blocks[2][~masks[2]] = 1e30
     blocks[0][~masks[0]] = torch.nan
     assert torch.equal(elbo(model.terms(*model.prepare(blocks, masks), eps)), first)
-    flagged = model.encode(model.prepare(blocks, masks)[0], None)[0]
-    assert not torch.equal(flagged, model.encode(*model.prepare(blocks, masks))[0])
+    flagged = model.encode(model.prepare(blocks, masks)[0], None).mu
+    assert not torch.equal(flagged, model.encode(*model.prepare(blocks, masks)).mu)
     everything = torch.ones(6, 12, dtype=torch.bool)
     y = model.prepare(*mixed_rows(6))[0]
-    for a, b in zip(model.encode(y, None), model.encode(y, everything), strict=True):
+    found = (vars(model.encode(y, seen)).values() for seen in (None, everything))
+    for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
 
 
@@ -265,7 +266,11 @@ def test_architecture_survives_json() -> None:
     [
         ({"kind": "gan"}, "kind: 'gan'; must be one of vae"),
         ({"activation": "swish"}, "activation: 'swish'; must be one of relu, leaky_relu, "),
-        ({"posterior": "full"}, "posterior: 'full'; must be one of diagonal"),
+        ({"posterior": "flow"}, "posterior: 'flow'; must be one of isotropic, diagonal, full"),
+        ({"posterior": "point"}, "posterior: 'point'; point is the posterior of an autoencoder"),
+        ({"kind": "autoencoder"}, "posterior: 'diagonal'; point is the posterior of an auto"),
+        ({"inference": "mcmc"}, "inference: 'mcmc'; must be one of amortised, per-row"),
+        ({"images": {"z": (2, 2, 1)}}, "image: z; must name a feature: a, img, "),
         ({"prior": "vamp"}, "prior: 'vamp'; must be one of normal"),
         ({"binarize": "static"}, "binarize: 'static'; must be one of none, dynamic"),
         ({"latent_dim": 0}, "latent_dim: 0; must be at least 1"),
@@ -279,6 +284,8 @@ def test_choices_outside_the_rules_are_refused(changes: dict[str, object], messa
 
 
 def test_features_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(DataError, match=r"image 'a': has the shape \(5, 5, 1\); must be \(height"):
+        Architecture(1, (spec("a", 0, 16),), (block(16),), images={"a": (5, 5, 1)})
     with pytest.raises(DataError, match="features: there are none; a model needs at least one"):
         Architecture(1, (), (block(1),))
     with pytest.raises(DataError, match=r"feature 'b': covers elements \[2, 3\); must start at 1"):

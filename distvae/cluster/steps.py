@@ -1,0 +1,118 @@
+"""One rank's share of a step: its rows of the global batch, their gradient, what went wrong."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+
+from distvae.cluster.batches import Batch, Batches, Places
+from distvae.cluster.checkpoints import Position
+from distvae.cluster.gradients import add_gradient, add_two_step_gradient
+from distvae.cluster.own import Index, RowPosteriors
+from distvae.cluster.schedules import kl_weight, rate_factor
+from distvae.cluster.shards import Rows, TrainJob
+from distvae.cluster.world import World, sum_over_ranks
+from distvae.errors import DataError
+from distvae.model.objectives import Bound, Objective
+from distvae.model.vae import VAE
+
+__all__ = ["Stepper", "objective_of"]
+
+
+def objective_of(job: TrainJob) -> Objective:
+    """What the options say is to be maximised."""
+    config = job.config
+    return Objective(
+        name=config.objective,
+        mc_samples=config.mc_samples,
+        importance_samples=config.importance_samples,
+        kl=config.kl,
+        free_bits=config.free_bits,
+        doubly=config.doubly_reparameterized,
+    )
+
+
+class Stepper:
+    """Computes gradients of one training.
+
+    Args:
+        job: what is trained.
+        world: this rank.
+        model: its parameters have gradients to add to.
+    """
+
+    def __init__(self, job: TrainJob, world: World, model: VAE) -> None:
+        self.job, self.world, self.model = job, world, model
+        self.objective = objective_of(job)
+        self.batches = Batches(job, world, model, self.objective.samples)
+
+    def add_gradient(
+        self,
+        window: Rows,
+        index: Index,
+        places: Places,
+        in_batch: int,
+        position: Position,
+        own: RowPosteriors | None,
+    ) -> Bound:
+        """Add the gradient of this rank's rows of a global batch; returns their bound.
+
+        Args:
+            window: this rank's rows of the window.
+            index: those of the batch.
+            places: where they stand in it.
+            in_batch: rows of the batch over all ranks.
+            position: where training stands.
+            own: the rows' own posteriors, where training infers per row.
+        """
+        config, step = self.job.config, position.steps
+        batch = self.batches.training(window.take(index), places, in_batch, step)
+        weight = kl_weight(self.job, step)
+        with self._autocast():
+            if config.inference == "amortised":
+                return add_gradient(self.model, batch, self.objective, weight, in_batch)
+
+            def noise(climb: int) -> torch.Tensor:
+                stream = f"train-own/{climb}"
+                drawn = self.batches.noise(stream, config.latent_dim, places, in_batch, step)
+                return drawn[None]
+
+            count = config.inference_steps
+            rates = [config.rate_of_inference * rate_factor(self.job, step)] * count
+            start = None
+            if own is not None:
+                start = own.take(index, position.epoch * count, self.world.device)
+            bound, raw, moments = add_two_step_gradient(
+                self.model, batch, noise, rates, weight, in_batch, start
+            )
+        if own is not None:
+            own.put(index, raw, moments)
+        return bound
+
+    def refuse_not_finite(
+        self, window: Rows, index: Index, places: Places, in_batch: int, position: Position
+    ) -> NoReturn:
+        """All ranks came here together: name the step and the columns, then stop."""
+        names = [str(spec["name"]) for spec in self.job.architecture.features]
+        wrong = torch.zeros(len(names))
+        rows = window.take(index)
+        if len(rows):
+            batch: Batch = self.batches.training(rows, places, in_batch, position.steps)
+            with torch.no_grad():
+                terms = self.model.terms(batch.y, batch.observed, batch.eps, per_feature=True)
+            assert terms.per_feature is not None
+            wrong = (~torch.isfinite(terms.per_feature)).sum(0).float().cpu()
+        wrong = sum_over_ranks(wrong.to(self.world.device), self.world).cpu()
+        columns = [name for name, count in zip(names, wrong.tolist(), strict=True) if count]
+        told = "in columns " + ", ".join(columns) if columns else "in the gradient"
+        raise DataError(
+            "training loss",
+            f"is not finite at step {position.steps + 1} (epoch {position.epoch + 1}), {told}",
+            "every rank stopped before the update",
+            "lower --learning-rate, or look at these columns for extreme values",
+        )
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.job.config.precision == "bf16"
+        return torch.autocast(self.world.device, dtype=torch.bfloat16, enabled=bf16)

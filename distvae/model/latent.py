@@ -1,0 +1,132 @@
+"""What every kind of model offers: rows to codes and back, term by term, row by row.
+
+Shapes: n rows, D elements over all features, k latent dimensions, m samples, P decoder outputs.
+No operation couples rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from distvae.model.architecture import Architecture, element_values
+from distvae.model.observation import Observation, Standardise
+from distvae.model.posteriors import Posterior
+from distvae.model.priors import Prior
+
+__all__ = ["LatentModel", "Terms"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The pieces of a loss, per row, in nats.
+
+    Attributes:
+        reconstruction: ``(n,)`` E_q[log p(x|z)], averaged over the m samples.
+        kl: ``(n, k)`` KL(q(z|x) || p(z)) per latent dimension.
+        per_feature: ``(n, F)`` the reconstruction split by feature, if asked for.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+    per_feature: Tensor | None = None
+
+
+class LatentModel(nn.Module):
+    """A model with a latent code per row, over standardised elements.
+
+    Args:
+        architecture: what it is made of.
+
+    Attributes:
+        has_sigma: whether a code has a spread; where not, sigma and KL are no figures.
+        has_likelihood: whether there is a density p(x); where not, ELBO and ln p(x) are none.
+        prior: what the codes of synthetic rows are drawn from.
+    """
+
+    has_sigma: ClassVar[bool] = True
+    has_likelihood: ClassVar[bool] = True
+
+    element_scale: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.prior = Prior()
+        scale = torch.from_numpy(element_values(architecture.features, "scale"))
+        self.register_buffer("element_scale", scale, False)
+        self.standardise = Standardise(architecture)
+        self.observation = Observation(architecture)
+
+    def prepare(
+        self, blocks: Sequence[Tensor], masks: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Standardise input arrays on the device they are on; see ``Standardise.forward``."""
+        result: tuple[Tensor, Tensor | None] = self.standardise(blocks, masks)
+        return result
+
+    def encode(self, y: Tensor, observed: Tensor | None = None) -> Posterior:
+        """Return q(z|x) of rows ``y (n, D)``, ``observed (n, D)`` True where not missing."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the heads' parameters ``(..., P)`` for ``z (..., k)``, in the dtype of z."""
+        raise NotImplementedError
+
+    def exact_log_likelihood(self, y: Tensor, observed: Tensor | None) -> Tensor | None:
+        """Return ln p(x) ``(n,)`` float64 in nats where it has a closed form, else None."""
+        del y, observed
+        return None
+
+    def reconstruction_mean(self, params: Tensor) -> Tensor:
+        """Return E[y | z], ``(..., D)``."""
+        return self.observation.mean(params)
+
+    def log_likelihood(self, y: Tensor, observed: Tensor | None, params: Tensor) -> Tensor:
+        """Return log p(x | z) summed over the observed elements, ``(...)``, in nats.
+
+        Continuous features count as densities in the data's own units.
+        """
+        return self.elementwise(y, observed, params).sum(-1)
+
+    def elementwise(self, y: Tensor, observed: Tensor | None, params: Tensor) -> Tensor:
+        """Return log p(x | z) by element ``(..., D)``, 0 where missing."""
+        return self.observation.log_prob(y, params, observed)
+
+    def sample_data(self, params: Tensor, noise: Tensor) -> Tensor:
+        """Return a draw of y, ``(..., D)``, from standard normal ``noise (..., D)``."""
+        return self.observation.sample(params, noise)
+
+    def binarize(self, y: Tensor, u: Tensor) -> Tensor:
+        """Draw Bernoulli features afresh with uniform ``u (n, D)``; others stay as they are."""
+        return self.observation.binarize(y, u)
+
+    def terms(
+        self, y: Tensor, observed: Tensor | None, eps: Tensor, per_feature: bool = False
+    ) -> Terms:
+        """Return the per-row terms for standard normal ``eps (m, n, k)``."""
+        return self.terms_of(self.encode(y, observed), y, observed, eps, per_feature)
+
+    def terms_of(
+        self,
+        posterior: Posterior,
+        y: Tensor,
+        observed: Tensor | None,
+        eps: Tensor,
+        per_feature: bool = False,
+    ) -> Terms:
+        """Return the per-row terms under another posterior than the encoder's."""
+        elementwise = self.elementwise(y, observed, self.decode(posterior.sample(eps)))
+        return Terms(
+            reconstruction=elementwise.sum(-1).mean(0),
+            kl=posterior.kl(),
+            per_feature=self.observation.per_feature(elementwise.mean(0)) if per_feature else None,
+        )
+
+    def forward(self, y: Tensor, observed: Tensor | None, eps: Tensor) -> Terms:
+        """Return ``terms(y, observed, eps)``."""
+        return self.terms(y, observed, eps)
