@@ -171,8 +171,9 @@ def row_terms(
 ) -> RowTerms:
     """ELBO terms (nats) and squared error of decoding mu, row by row.
 
-    E_q[log p(x|z)] is estimated from four samples of z, see `pair_of_draws`. Bernoulli columns are binarised for the terms, and taken as
-    they are for the error. The noise of a row depends on (seed, its number) alone.
+    E_q[log p(x|z)] is estimated from four samples of z, see `pair_of_draws`. Bernoulli columns are
+    binarised for the terms, and taken as they are for the error. The noise of a row depends on
+    (seed, its number) alone.
     """
     network, k, blocks = model.network, model.latent_dim, len(encoded.blocks)
     eps = pair_of_draws(seed, "score-elbo", rows, k)
