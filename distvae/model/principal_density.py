@@ -3,7 +3,7 @@
 z ~ N(0, S), noise ~ N(0, s2 I), U orthonormal rows (Tipping & Bishop 1999, "Probabilistic
 principal component analysis", with W = U^T S^1/2): x - mean ~ N(0, C), C = U^T S U + s2 I. What a
 row lacks is marginalised exactly. Everything is float64 and in one unit of measurement; values of
-ln p are without the constant of the unit. Shapes: n rows, D elements, k components, c rows of a chunk.
+ln p are without the constant of the unit. Shapes: n rows, D elements, k components, c rows a chunk.
 """
 
 from __future__ import annotations
