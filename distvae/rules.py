@@ -29,7 +29,7 @@ def refuse_contradictions(config: TrainConfig) -> None:
             _refuse(field, config, f"kind {config.kind} has no such choice", "leave it out")
     fitted = config.prior in ("gaussian", "mixture")
     if fitted and config.kind != "autoencoder":
-        rule = f"a {config.kind} has a prior of its own, N(0, I)"
+        rule = f"kind {config.kind} has a prior of its own"
         _refuse("prior", config, rule, "use --kind autoencoder, or leave it out")
     if config.prior == "normal" and config.kind == "autoencoder":
         _refuse("prior", config, "an autoencoder has no prior", "use gaussian or mixture")

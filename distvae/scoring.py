@@ -12,6 +12,7 @@ from distvae.data.codec import Encoded
 from distvae.inferring import log_likelihood_rows, row_terms
 from distvae.model.estimators import active_units, explained_variance, mean_and_standard_error
 from distvae.model.linear import reconstruct
+from distvae.model.principal import PcaModel
 from distvae.saved import Model
 
 __all__ = ["Sums", "add", "metrics", "score"]
@@ -79,7 +80,10 @@ def metrics(
     has_pca = model.files.pca is not None
     network = model.network
     dense, spread = network.has_likelihood, network.has_sigma
-    exact = model.files.architecture.kind == "pca"
+    kind = model.files.architecture.kind
+    moving = active_units(sums["mu"], sums["mu2"], n) if kind == "vae" else None
+    if isinstance(network, PcaModel):  # its codes are in raw units: variance says nothing
+        moving = network.active_units()
     binary = any(
         head.startswith("bernoulli") for head in model.files.architecture.likelihoods.values()
     )
@@ -88,17 +92,18 @@ def metrics(
         "rows_rejected": int(sums["rejected"][0]),
         "elbo": _number(reconstruction - float(kl.sum())) if dense else None,
         "kl": _number(float(kl.sum())) if spread else None,
-        "reconstruction": _number(reconstruction),
+        "reconstruction": _number(reconstruction) if kind != "kernel-pca" else None,
         "log_likelihood": _number(likelihood),
         "log_likelihood_se": _number(error),
-        "importance_samples": samples if dense and not exact else None,
-        "active_units": active_units(sums["mu"], sums["mu2"], n) if spread else None,
+        "importance_samples": samples if dense and kind != "pca" else None,
+        "active_units": moving,
         "latent_dim": model.latent_dim,
         "kl_per_dimension": [_number(float(value)) for value in kl] if spread else None,
         "reconstruction_mse": _ratio(float(sums["squared_error"][0]), values),
         "pca_reconstruction_mse": _ratio(float(sums["pca_error"][0]), values if has_pca else 0.0),
         "explained_variance": _number(explained),
         "binarize": "dynamic" if binary else "none",
+        "kernel_variance_captured": getattr(network, "captured_variance", None),
     }
 
 

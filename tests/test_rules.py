@@ -19,7 +19,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"kind": "autoencoder", "kl_weight": 0.5}, "kl_weight: got 0.5; kind autoencoder has no such"),
     ({"kind": "autoencoder", "free_bits": 0.5}, "free_bits: got 0.5; kind autoencoder has no such"),
     ({"kind": "autoencoder", "prior": "normal"}, "prior: got normal; an autoencoder has no prior"),
-    ({"prior": "mixture"}, r"prior: got mixture; a vae has a prior of its own, N\(0, I\); use"),
+    ({"prior": "mixture"}, "prior: got mixture; kind vae has a prior of its own; use --kind"),
     ({"importance_samples": 5}, "importance_samples: got 5; belongs to objective iwae; add --obj"),
     ({"doubly_reparameterized": True}, "doubly_reparameterized: got True; belongs to objective"),
     (

@@ -11,7 +11,7 @@ import torch
 from distvae.cluster.world import World, sum_over_ranks
 from distvae.model.refinement import Moments
 
-__all__ = ["Index", "RowPosteriors"]
+__all__ = ["Index", "RowPosteriors", "bytes_per_posterior"]
 
 Index = npt.NDArray[np.int64] | slice
 
@@ -55,6 +55,11 @@ class RowPosteriors:
         on_device = whole.to(world.device)
         sum_over_ranks(on_device, world)
         return on_device.cpu()
+
+
+def bytes_per_posterior(width: int) -> int:
+    """Bytes of a row's P raw numbers and their moments, float32."""
+    return 3 * 4 * width
 
 
 def _places(index: Index) -> torch.Tensor | slice:

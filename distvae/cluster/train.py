@@ -14,6 +14,7 @@ from distvae.cluster.flat import flatten
 from distvae.cluster.launch import run_training
 from distvae.cluster.model_folder import begin, finished_already, workplace
 from distvae.cluster.nodes import prove_storage, warn_of_idle_gpus, workers_engine
+from distvae.cluster.own import bytes_per_posterior
 from distvae.cluster.session import Resources, Session, connect
 from distvae.cluster.shards import TrainJob, row_bytes
 from distvae.cluster.summarise import Pass, Wanted, summarise_input
@@ -30,6 +31,7 @@ from distvae.data.statistics import LARGEST_PCA_WIDTH, Summary, covariance
 from distvae.data.storage import delete_tree
 from distvae.errors import DataError
 from distvae.model.linear import Pca, fit_pca, pca_of_factor
+from distvae.model.posteriors import raw_width
 from distvae.model.vae import VAE
 from distvae.planning import DataPlan
 
@@ -143,7 +145,7 @@ def _job(plan: TrainPlan, passed: Pass, codec: Codec, note: Mapping[str, Any]) -
         fragments=plan.data.fragments,
         training_rows=passed.training_rows,
         validation_rows=passed.validation_rows,
-        rows_per_window=max(1, int(note["bytes_for_rows"]) // row_bytes(codec)),
+        rows_per_window=max(1, int(note["bytes_for_rows"]) // _bytes_per_row(plan.config, codec)),
         split=plan.split,
         codec=codec,
         architecture=make_architecture(plan, feature_specs(codec), block_layout(codec), landmarks),
@@ -151,6 +153,13 @@ def _job(plan: TrainPlan, passed: Pass, codec: Codec, note: Mapping[str, Any]) -
         items=plan.items,
         output_mean=((passed.summary.mean - shift) / scale).astype(np.float32),
     )
+
+
+def _bytes_per_row(config: TrainConfig, codec: Codec) -> int:
+    """Memory of a training row: its encoded values and, inferred per row, its own posterior."""
+    if config.inference != "per-row":
+        return row_bytes(codec)
+    return row_bytes(codec) + bytes_per_posterior(raw_width(config.posterior, config.latent_dim))
 
 
 def _landmarks(config: TrainConfig, passed: Pass) -> int:

@@ -37,7 +37,7 @@ class _Curve:
 def training_section(inputs: ReportInputs) -> Html:
     """The section on training."""
     title, curves = "Training", _curves(inputs.history)
-    if not curves:
+    if not curves or inputs.kind in ("pca", "kernel-pca"):
         return section("training", title, "", _no_history(inputs.kind))
     epochs = _epochs(inputs.history)
     lead = f"{plural(len(epochs), 'epoch')}. {_best(epochs, inputs.history)}".strip()

@@ -131,7 +131,7 @@ def test_files_that_do_not_belong_together_are_refused() -> None:
     ):
         files.unpack(repacked(content, architecture=taller), "M")
     with pytest.raises(DataError, match=r"M/config[.]json: describes no model that can be built"):
-        files.unpack(repacked(content, architecture={**taller, "posterior": "full"}), "M")
+        files.unpack(repacked(content, architecture={**taller, "posterior": "flow"}), "M")
     with pytest.raises(
         DataError, match=r"M/config[.]json: has format 2; this version reads format 1"
     ):
