@@ -11,9 +11,10 @@ import torch
 from distvae.cluster.shards import Rows, TrainJob
 from distvae.cluster.world import World
 from distvae.model.noise import normal, normal_of, uniform, uniform_of
+from distvae.model.objectives import Objective
 from distvae.model.vae import VAE
 
-__all__ = ["Batch", "Batches", "Places", "tensors"]
+__all__ = ["Batch", "Batches", "Places", "objective_of", "tensors"]
 
 Places = np.ndarray[Any, Any]
 
@@ -27,6 +28,19 @@ class Batch:
     eps: torch.Tensor
 
 
+def objective_of(job: TrainJob) -> Objective:
+    """What the options say is to be maximised."""
+    config = job.config
+    return Objective(
+        name=config.objective,
+        mc_samples=config.mc_samples,
+        importance_samples=config.importance_samples,
+        kl=config.kl,
+        free_bits=config.free_bits,
+        doubly=config.doubly_reparameterized,
+    )
+
+
 class Batches:
     """Makes the batches of one training.
 
@@ -34,11 +48,11 @@ class Batches:
         job: what is trained.
         world: this rank and its device.
         model: standardises and binarises.
-        samples: m, samples of z per row.
     """
 
-    def __init__(self, job: TrainJob, world: World, model: VAE, samples: int) -> None:
-        self.job, self.world, self.model, self.samples = job, world, model, samples
+    def __init__(self, job: TrainJob, world: World, model: VAE) -> None:
+        self.job, self.world, self.model = job, world, model
+        self.samples = objective_of(job).samples
         self.binarizes = job.config.binarize == "dynamic"
 
     def training(self, rows: Rows, places: Places, in_batch: int, step: int) -> Batch:
@@ -61,15 +75,17 @@ class Batches:
         return torch.from_numpy(whole[places]).to(self.world.device)
 
     def held_out(self, rows: Rows) -> Batch:
-        """Return held-out rows with one sample of z, the same in every epoch."""
+        """Return held-out rows with their samples of z, the same in every epoch."""
         config = self.job.config
         y, observed = self.model.prepare(*tensors(rows, self.world.device))
         if self.binarizes:
             width = self.job.architecture.width
             drawn = uniform_of(config.seed, "validate-binarize", rows.numbers, width)
             y = self.model.binarize(y, torch.from_numpy(drawn).to(y))
-        eps = normal_of(config.seed, "validate", rows.numbers, config.latent_dim)
-        return Batch(y, observed, torch.from_numpy(eps).to(y)[None])
+        k, m = config.latent_dim, self.samples
+        drawn = normal_of(config.seed, "validate", rows.numbers, m * k)
+        eps = torch.from_numpy(drawn).to(y).reshape(len(rows), m, k).transpose(0, 1)
+        return Batch(y, observed, eps)
 
 
 def tensors(rows: Rows, device: str) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:

@@ -22,7 +22,7 @@ from distvae.model.kernel import KernelPcaModel, kernel_gamma
 from distvae.model.kernel_fit import FeatureSums, Landmarks, fit_kernel_pca, merge_sums
 from distvae.model.linear import Pca
 from distvae.model.observation import Standardise
-from distvae.model.principal import PcaModel
+from distvae.model.principal import PcaModel, noise_of
 
 __all__ = ["CLOSED_FORM", "fit_linear"]
 
@@ -51,7 +51,7 @@ def fit_linear(
         pca: of the training rows, for kind pca.
         input_bytes: uncompressed size of the input.
         resources: for the passes over the input.
-        console: shows their progress.
+        console: shows their progress, and says where the noise's variance is a stand-in.
 
     Raises:
         DataError: numbers that the model cannot hold, or a file that cannot be decoded.
@@ -59,6 +59,13 @@ def fit_linear(
     """
     if job.architecture.kind == "pca":
         assert pca is not None
+        noise = noise_of(job.architecture, pca)
+        if noise.stands_in:
+            console.warn(
+                f"pca: beyond the components the rows leave no variance but their rounding, as "
+                f"constant and collinear columns do; a standard deviation of "
+                f"{noise.variance**0.5:.3g} stands in for it in ln p(x)"
+            )
         return PcaModel.from_pca(job.architecture, pca)
     assert passed.drawn is not None
     chosen = np.sort(passed.drawn.rows)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from distvae.cluster.batches import Batches
+from distvae.cluster.batches import Batches, objective_of
 from distvae.cluster.own import RowPosteriors
 from distvae.cluster.shards import Rows
 from distvae.cluster.world import World, sum_over_ranks
 from distvae.model.noise import normal_of
+from distvae.model.objectives import lower_bound
 from distvae.model.posteriors import Posterior
-from distvae.model.refinement import ascend
+from distvae.model.refinement import Climb, ascend
 from distvae.model.vae import VAE
 
 __all__ = ["validate"]
@@ -26,7 +29,9 @@ def validate(
     own: RowPosteriors | None,
     epoch: int,
 ) -> dict[str, float]:
-    """Mean ELBO terms of the held-out rows, nats per row, with the same noise in every epoch.
+    """The objective's mean over the held-out rows and its terms, nats per row.
+
+    With the final KL weight and the same noise in every epoch.
 
     Args:
         model: as it stands.
@@ -36,8 +41,8 @@ def validate(
         own: their own posteriors where there is no encoder; they climb on from the last epoch.
         epoch: number of this one, 0 first.
     """
-    config = batches.job.config
-    sums = torch.zeros(3, dtype=torch.float64)
+    config, objective = batches.job.config, objective_of(batches.job)
+    sums = torch.zeros(4, dtype=torch.float64)
     for start in range(0, len(rows), _ROWS):
         index = slice(start, start + _ROWS)
         part = rows.take(index)
@@ -48,15 +53,23 @@ def validate(
                 if own is None
                 else _climbed(model, batches, part, own, index, epoch)
             )
-            terms = model.terms_of(posterior, batch.y, batch.observed, batch.eps)
-        figures = (terms.reconstruction.sum(), terms.kl.sum(), torch.tensor(len(part)))
+            bound = lower_bound(
+                model,
+                posterior,
+                batch.y,
+                batch.observed,
+                batch.eps,
+                objective,
+                config.kl_weight,
+            )
+        parts = (bound.value, bound.reconstruction, bound.kl)
+        figures = (*(each.sum() for each in parts), torch.tensor(len(part)))
         sums += torch.stack([figure.double().cpu() for figure in figures])
     total = sum_over_ranks(sums.to(world.device), world).tolist()
-    reconstruction, kl = total[0] / total[2], total[1] / total[2]
     return {
-        "validation_loss": config.kl_weight * kl - reconstruction,
-        "validation_reconstruction": reconstruction,
-        "validation_kl": kl,
+        "validation_loss": -total[0] / total[3],
+        "validation_reconstruction": total[1] / total[3],
+        "validation_kl": total[2] / total[3],
     }
 
 
@@ -75,6 +88,8 @@ def _climbed(
         return torch.from_numpy(drawn)[None].to(batch.y)
 
     rates = [config.rate_of_inference] * steps
-    raw, moments = ascend(model, batch.y, batch.observed, raw, noise, rates, moments)
+    objective = replace(objective_of(batches.job), mc_samples=1)
+    climb = Climb(objective, config.kl_weight, moments)
+    raw, moments = ascend(model, batch.y, batch.observed, raw, noise, rates, climb)
     own.put(index, raw, moments)
     return model.posterior(raw)

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import torch
 
-from distvae.cluster.batches import Batch, Batches, Places
+from distvae.cluster.batches import Batch, Batches, Places, objective_of
 from distvae.cluster.checkpoints import Position
 from distvae.cluster.gradients import add_gradient, add_two_step_gradient
 from distvae.cluster.own import Index, RowPosteriors
@@ -14,23 +14,11 @@ from distvae.cluster.schedules import kl_weight, rate_factor
 from distvae.cluster.shards import Rows, TrainJob
 from distvae.cluster.world import World, sum_over_ranks
 from distvae.errors import DataError
-from distvae.model.objectives import Bound, Objective
+from distvae.model.objectives import Bound
+from distvae.model.refinement import Climb
 from distvae.model.vae import VAE
 
-__all__ = ["Stepper", "objective_of"]
-
-
-def objective_of(job: TrainJob) -> Objective:
-    """What the options say is to be maximised."""
-    config = job.config
-    return Objective(
-        name=config.objective,
-        mc_samples=config.mc_samples,
-        importance_samples=config.importance_samples,
-        kl=config.kl,
-        free_bits=config.free_bits,
-        doubly=config.doubly_reparameterized,
-    )
+__all__ = ["Stepper"]
 
 
 class Stepper:
@@ -45,7 +33,7 @@ class Stepper:
     def __init__(self, job: TrainJob, world: World, model: VAE) -> None:
         self.job, self.world, self.model = job, world, model
         self.objective = objective_of(job)
-        self.batches = Batches(job, world, model, self.objective.samples)
+        self.batches = Batches(job, world, model)
 
     def add_gradient(
         self,
@@ -80,11 +68,12 @@ class Stepper:
 
             count = config.inference_steps
             rates = [config.rate_of_inference * rate_factor(self.job, step)] * count
-            start = None
+            start, before = None, None
             if own is not None:
-                start = own.take(index, position.epoch * count, self.world.device)
+                start, before = own.take(index, position.epoch * count, self.world.device)
+            climb = Climb(self.objective, weight, before)
             bound, raw, moments = add_two_step_gradient(
-                self.model, batch, noise, rates, weight, in_batch, start
+                self.model, batch, noise, rates, climb, in_batch, start
             )
         if own is not None:
             own.put(index, raw, moments)

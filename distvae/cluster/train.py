@@ -17,6 +17,7 @@ from distvae.cluster.nodes import prove_storage, warn_of_idle_gpus, workers_engi
 from distvae.cluster.own import bytes_per_posterior
 from distvae.cluster.session import Resources, Session, connect
 from distvae.cluster.shards import TrainJob, row_bytes
+from distvae.cluster.subspace import refine_sketch
 from distvae.cluster.summarise import Pass, Wanted, summarise_input
 from distvae.cluster.train_plan import TrainPlan, make_architecture, train_plan
 from distvae.cluster.trained import Trained, write_model
@@ -65,6 +66,7 @@ def train(config: TrainConfig, console: Console, data: DataPlan | None = None) -
             _wanted(plan),
         )
         _refuse_unobserved(plan.features, passed.summary)
+        passed = refine_sketch(passed, plan, passes, console)
         codec = fit_codec(plan.features, passed.summary, plan.unit_columns)
         pca = _baseline(passed, config.latent_dim, console)
         job = _job(plan, passed, codec, note)

@@ -16,8 +16,17 @@ from torch import Tensor, nn
 
 from distvae.errors import DataError, UsageError
 from distvae.model.architecture import FeatureSpec, element_values
+from distvae.model.posteriors import bounded_log_sigma
 
-__all__ = ["Elements", "Head", "elements_of", "floored"]
+__all__ = ["Elements", "Head", "column_log_sigma", "elements_of", "floored", "row_log_sigma"]
+
+# Adam moves every parameter by about the learning rate a step; sigma has further to go than a
+# weight (from the data's spread to its noise), so its logarithm moves this many times faster.
+_LOG_SIGMA_GAIN = 10.0
+# How far a row's log sigma may go from the column's. A network says anything at all where it has
+# seen little: with room of 10 a single z far out cost 1e6 nats and more, in training too, and the
+# encoder learned to avoid the decoder instead of using it. Rows in real tables differ by less.
+_ROOM_OF_A_ROW = 3.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,26 @@ def floored(log_sigma: Tensor, floor: Tensor) -> Tensor:
     So sigma stays above the floor and the gradient never stops.
     """
     return 0.5 * torch.logaddexp(2 * log_sigma, 2 * torch.log(floor))
+
+
+def column_log_sigma(scaled: Tensor) -> Tensor:
+    """Return the log of a learned sigma, within e^-10 and e^10, from its parameter; 0 is 0."""
+    return bounded_log_sigma(_LOG_SIGMA_GAIN * scaled)
+
+
+def row_log_sigma(scaled: Tensor, raw: Tensor, floor: Tensor) -> Tensor:
+    """Return the floored log of sigma_j(z) = s_j exp(b(raw_j)), b bounded smoothly to (-3, 3).
+
+    s_j is learned for all rows, as a plain Gaussian's; the decoder makes a row up to 20 times
+    quieter or louder than that. So log p(x | z) at an unlucky z is worse than the plain Gaussian's
+    by a bounded factor, and noise that differs between rows by more than 20^2 is beyond the head.
+
+    Args:
+        scaled: the parameter of s_j, ``(w,)``; see ``column_log_sigma``.
+        raw: the decoder's outputs, ``(..., w)``.
+        floor: smallest sigma in standardised units, ``(w,)``.
+    """
+    return floored(column_log_sigma(scaled) + bounded_log_sigma(raw, _ROOM_OF_A_ROW), floor)
 
 
 class Head(nn.Module):
@@ -151,3 +180,13 @@ class Head(nn.Module):
     def output_bias(self, mean: Tensor) -> Tensor:
         """Return the decoder's output bias ``(p,)`` that starts the head at E[y] = ``mean``."""
         raise NotImplementedError
+
+    def output_gain(self) -> Tensor:
+        """Return the factors ``(p,)`` of the decoder's first output weights.
+
+        1 for the w means, which come first, and 0 for whatever else: a covariance that starts at
+        random in z drives training astray before the means have learned anything.
+        """
+        gain = self.scale.new_zeros(self.outputs)
+        gain[: self.width] = 1
+        return gain

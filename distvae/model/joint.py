@@ -14,10 +14,10 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distvae.errors import UsageError
-from distvae.model.heads import Elements, Head, floored
+from distvae.model.heads import Elements, Head, row_log_sigma
 from distvae.model.posteriors import bounded_log_sigma
 
 __all__ = ["LARGEST_JOINT_WIDTH", "FullGaussian", "JointGaussian", "LowRankGaussian"]
@@ -27,10 +27,11 @@ DEFAULT_RANK = 8
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 _LOWEST_LOG_PROB = -1e30
 _LARGEST_GRADIENT = 1e15
-# Bounds of what the decoder can say. Slopes: 64 substitutions grow by (1 + 100)^63 = 2e126 at
+# Bounds of what the decoder can say. Slopes, times sqrt(w): columns in step, slope 1, are within
+# reach for any w, and at a z far out 64 substitutions grow by (1 + 10 / 8)^63 = 1e22 at the very
 # most, squares and gradients of which float64 holds. Loadings: I + B B^T stays below 5e13, where
 # the rounding of its Cholesky factorisation (65 units of 1e-16 of the trace) cannot reach the I.
-_LARGEST_SLOPE = 100.0
+_LARGEST_SLOPE = 10.0
 _LARGEST_LOADING = 1e5
 _FIRST_LOADING = 0.1
 
@@ -38,20 +39,21 @@ _FIRST_LOADING = 0.1
 class JointGaussian(Head):
     """N(mean, Sigma) over all w elements together; the decoder gives mean and Sigma row by row.
 
-    Its first 2w outputs are the mean and a raw log sigma per element, bounded and floored as in
-    ``RowGaussian``; subclasses say what Sigma is made of besides.
+    Its first 2w outputs are the mean and the raw logarithm of the row's factor on a learned sigma
+    per element, as in ``RowGaussian``; subclasses say what Sigma is made of besides.
     """
 
     is_joint = True
     name: ClassVar[str]
 
     def configure(self, elements: Elements, argument: str | None) -> None:
-        """Refuse what has no joint density.
+        """Start the learned sigmas at 1; refuse what has no joint density.
 
         Raises:
             UsageError: too many elements, or discrete ones.
         """
         super().configure(elements, argument)
+        self.scaled_log_sigma = nn.Parameter(torch.zeros(self.width))
         members = ", ".join(elements.names[:5]) + (", ..." if len(elements.names) > 5 else "")
         if elements.discrete:
             found = f"'{self.name}' for {members or 'bytes'}"
@@ -91,8 +93,9 @@ class JointGaussian(Head):
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         w = self.width
-        mean, raw_log_sigma, rest = _widen(params).split([w, w, params.shape[-1] - 2 * w], -1)
-        return mean, floored(bounded_log_sigma(raw_log_sigma), self.floor.double()), rest
+        mean, raw, rest = _widen(params).split([w, w, params.shape[-1] - 2 * w], -1)
+        scaled = _widen(self.scaled_log_sigma)
+        return mean, row_log_sigma(scaled, raw, self.floor.double()), rest
 
     def _whiten(
         self, residual: Tensor, log_sigma: Tensor, rest: Tensor, observed: Tensor | None
@@ -111,8 +114,10 @@ class FullGaussian(JointGaussian):
     r = M u with independent u_i ~ N(0, sigma_i^2): sigma_i is the standard deviation of element i
     given those before it, and M, unit lower triangular, holds its slopes on their innovations u_j.
     Slopes stand for themselves whatever the scale of the noise, so they need not follow while
-    training narrows it. Their raw values, row by row, are divided by sqrt(w): random ones at the
-    start then leave L^-1 r of the size of r for any w.
+    training narrows it. Their raw values are bounded smoothly to (-10, 10) and divided by sqrt(w):
+    random ones leave L^-1 r of the size of r for any w. So given z a column follows a single
+    earlier one by at most 10 / sqrt(w) standard deviations per standard deviation; what is
+    steeper is for the means to learn.
 
     ``log_prob`` is the chain rule: element i gives log p(x_i | observed x_1 ... x_(i-1), z).
     """
@@ -124,7 +129,7 @@ class FullGaussian(JointGaussian):
     columns: Tensor
 
     def configure(self, elements: Elements, argument: str | None) -> None:
-        """Take no argument; there is nothing to learn here."""
+        """Take no argument; note where the slopes stand."""
         super().configure(elements, argument)
         rows, columns = torch.tril_indices(self.width, self.width, offset=-1)
         self.register_buffer("rows", rows, persistent=False)
@@ -136,12 +141,12 @@ class FullGaussian(JointGaussian):
         return 2 * self.width + len(self.rows)
 
     def output_bias(self, mean: Tensor) -> Tensor:
-        """Return the mean, and 0 for the rest: Sigma starts at I."""
+        """Return the mean, and 0 for the rest: Sigma starts at I, for every row."""
         return torch.cat([mean, mean.new_zeros(self.outputs - self.width)])
 
     def _slopes(self, rest: Tensor) -> Tensor:
         """Return M - I, ``(..., w, w)``."""
-        packed = bounded_log_sigma(rest / math.sqrt(self.width), _LARGEST_SLOPE)
+        packed = bounded_log_sigma(rest, _LARGEST_SLOPE) / math.sqrt(self.width)
         slopes = rest.new_zeros(*rest.shape[:-1], self.width, self.width)
         slopes[..., self.rows, self.columns] = packed
         return slopes
@@ -175,7 +180,7 @@ def _whiten_around_holes(
     diag(sigma_o) (I + B B^T) diag(sigma_o), B = diag(1 / sigma_o) M_oo^-1 M_om diag(sigma_m), and
     Q = M_oo diag(sigma_o) chol(I + B B^T), and Sigma itself, whose smallest eigenvalues rounding
     would swallow, is never formed. Missing elements have identity rows. Exact while no loading
-    passes 1e5, which sigmas above e^-10 allow for any standard deviation up to 4.
+    passes 1e5: about, while no element's sigma is 1e5 times another's.
     """
     seen = observed[..., None]
     own = torch.where(seen & observed[..., None, :], slopes, 0)

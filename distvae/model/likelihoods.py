@@ -25,9 +25,15 @@ from distvae.model.densities import (
     normal_cdf,
     unit_bin_log_mass,
 )
-from distvae.model.heads import Elements, Head, elements_of, floored
+from distvae.model.heads import (
+    Elements,
+    Head,
+    column_log_sigma,
+    elements_of,
+    floored,
+    row_log_sigma,
+)
 from distvae.model.joint import FullGaussian, LowRankGaussian
-from distvae.model.posteriors import bounded_log_sigma
 
 __all__ = [
     "HEADS",
@@ -44,9 +50,6 @@ __all__ = [
     "make_head",
 ]
 
-# Adam moves every parameter by about the learning rate a step; sigma has further to go than a
-# weight (from the data's spread to its noise), so its logarithm moves this many times faster.
-_LOG_SIGMA_GAIN = 10.0
 _RAREST_MEAN = 1e-3
 
 
@@ -63,8 +66,7 @@ class Gaussian(Head):
 
     def location_and_log_sigma(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean ``(..., w)`` and the floored log_sigma, broadcastable to it."""
-        log_sigma = bounded_log_sigma(_LOG_SIGMA_GAIN * self.scaled_log_sigma)
-        return params, floored(log_sigma, self.floor)
+        return params, floored(column_log_sigma(self.scaled_log_sigma), self.floor)
 
     def log_prob(self, y: Tensor, params: Tensor, observed: Tensor | None = None) -> Tensor:
         """Density in raw units, or the mass of the unit bin where discrete."""
@@ -113,26 +115,26 @@ class FeatureGaussian(Gaussian):
 
     def location_and_log_sigma(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the floored log_sigma ``(w,)``."""
-        log_sigma = bounded_log_sigma(_LOG_SIGMA_GAIN * self.scaled_log_sigma)
+        log_sigma = column_log_sigma(self.scaled_log_sigma)
         return params, floored(log_sigma[self.feature], self.floor)
 
 
 class RowGaussian(Gaussian):
-    """N(mean, sigma^2) with mean and sigma of every element from the decoder, row by row."""
+    """N(mean, sigma^2) with mean and sigma of every element from the decoder, row by row.
+
+    sigma is a learned one per element, as a ``Gaussian``'s, times a factor of the row within 1/20
+    and 20; see ``heads.row_log_sigma``.
+    """
 
     parameters_per_element = 2
 
-    def configure(self, elements: Elements, argument: str | None) -> None:
-        """Take no argument; there is nothing to learn here."""
-        Head.configure(self, elements, argument)
-
     def location_and_log_sigma(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Split the parameters; sigma is bounded smoothly and floored."""
-        location, raw_log_sigma = params.chunk(2, dim=-1)
-        return location, floored(bounded_log_sigma(raw_log_sigma), self.floor)
+        """Split the parameters; the row's factor is bounded smoothly and sigma floored."""
+        location, raw = params.chunk(2, dim=-1)
+        return location, row_log_sigma(self.scaled_log_sigma, raw, self.floor)
 
     def output_bias(self, mean: Tensor) -> Tensor:
-        """Return the mean, and 0 for log sigma."""
+        """Return the mean, and 0 for the logarithm of the row's factor."""
         return torch.cat([mean, torch.zeros_like(mean)])
 
 

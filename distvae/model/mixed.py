@@ -176,6 +176,20 @@ class MixedDecoder(nn.Module):
             with torch.no_grad():
                 self.rest.bias.copy_(torch.cat([bias[s] for s in self._of_the_rest()]))
 
+    def scale_output_weight(self, gain: Tensor) -> None:
+        """Multiply the weights of the outputs by ``gain (P,)``, for a picture one per plane."""
+        with torch.no_grad():
+            for stretch, image in zip(self.stretches, self.image_of_group, strict=True):
+                if image is not None:
+                    decoder = self.images[image]
+                    assert isinstance(decoder, ConvDecoder)
+                    planes = gain[stretch].unflatten(0, (decoder.parameters_per_element, -1))
+                    each = planes[:, 0].repeat_interleave(decoder.shape[2])
+                    decoder.last.weight.mul_(each[:, None, None, None])
+            if self.rest is not None:
+                rest = torch.cat([gain[s] for s in self._of_the_rest()])
+                self.rest.weight.mul_(rest[:, None])
+
     def _of_the_rest(self) -> list[slice]:
         pairs = zip(self.stretches, self.image_of_group, strict=True)
         return [stretch for stretch, image in pairs if image is None]

@@ -80,6 +80,11 @@ class MLP(nn.Module):
         with torch.no_grad():
             self.last.bias.copy_(bias)
 
+    def scale_output_weight(self, gain: Tensor) -> None:
+        """Multiply the output layer's weights by ``gain (outputs,)``, one factor per output."""
+        with torch.no_grad():
+            self.last.weight.mul_(gain[:, None])
+
     @property
     def last(self) -> nn.Linear:
         """The output layer."""

@@ -172,6 +172,10 @@ class Observation(nn.Module):
         zipped = zip(self._heads(), self.columns, strict=True)
         return torch.cat([h.output_bias(mean[c]) for h, c in zipped])
 
+    def output_gain(self) -> Tensor:
+        """Return the factors of the decoder's first output weights, ``(P,)``; see ``Head``."""
+        return torch.cat([head.output_gain() for head in self._heads()])
+
     def binarize(self, y: Tensor, u: Tensor) -> Tensor:
         """Draw the elements of binary heads as Bernoulli(y) with uniform ``u (n, D)``."""
         zipped = zip(self._heads(), self.columns, strict=True)

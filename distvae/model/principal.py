@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distvae.errors import DataError
@@ -30,15 +31,37 @@ from distvae.model.posteriors import Diagonal, Posterior
 from distvae.model.principal_density import Figures, PrincipalDensity
 from distvae.model.priors import Prior
 
-__all__ = ["PcaModel", "Scores"]
+__all__ = ["Noise", "PcaModel", "Scores", "noise_of"]
+
+Floats = NDArray[np.float64]
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 # A component that varies no more than the noise does keeps this share of the noise's variance: it
 # changes no likelihood by 1e-6 nats, and spares every formula its division by zero.
 _LEAST_SIGNAL = 1e-6
-# Rows are float32: at ten standard deviations their rounding is 1e-6 of one.
-_LEAST_NOISE = 1e-12
+# Rows are float32: the variance of rounding a value at one to two standard deviations, as a share
+# of the element's.
+_ROUNDING = 2.0**-46 / 12
+# What is left of a variance below so many times the rounding's is nothing but rounding.
+_ROUNDINGS = 8.0
+# Components are held to 2^-48: at so many of the first one's variance their rounding shows.
+_LEAST_NOISE = 1e-24
+# Fractions far from 0 have a coarse resolution; it stands in for at most this share of the scale.
+_CONTINUOUS = 1e-3
 _LARGEST_SCORE = 1e20
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise's variance.
+
+    Attributes:
+        variance: s2, in the square of raw units, > 0.
+        stands_in: whether the rows leave none, so that it is made up.
+    """
+
+    variance: float
+    stands_in: bool
 
 
 @dataclass(frozen=True)
@@ -100,8 +123,8 @@ class PcaModel(ClosedForm):
     def from_pca(cls, architecture: Architecture, pca: Pca) -> PcaModel:
         """Return the model of a fitted PCA with k = latent_dim components.
 
-        s2 is the mean of the discarded variances; where nothing is left of them, the variance of
-        rounding to the finest resolution of an element, and no less than float32 rows can tell.
+        s2 is the mean of the discarded variances, and where nothing is left of them a stand-in;
+        see ``noise_of``.
 
         Raises:
             DataError: scores beyond what float32 can hold.
@@ -111,7 +134,8 @@ class PcaModel(ClosedForm):
             found = f"has a standard deviation of {math.sqrt(pca.variances[0]):.3g}"
             rule = f"scores are float32, at most {_LARGEST_SCORE:g}"
             raise DataError("first principal component", found, rule, "rescale the columns")
-        noise, variances = _noise_variance(architecture, pca), torch.from_numpy(pca.variances)
+        noise = noise_of(architecture, pca).variance
+        variances = torch.from_numpy(np.maximum(pca.variances, _rounding(pca, noise)[0]))
         components = torch.from_numpy(np.array(pca.components))
         shift = element_values(architecture.features, "shift")
         signal = (variances - noise).clamp(min=_LEAST_SIGNAL * noise)
@@ -164,7 +188,11 @@ class PcaModel(ClosedForm):
         return params + (self.noise_variance.sqrt() / self.weight).to(params) * noise
 
     def elementwise(self, y: Tensor, observed: Tensor | None, params: Tensor) -> Tensor:
-        """Return log N(x_j; E[x_j|z], s2) by element ``(..., D)``, 0 where missing, float64."""
+        """Return log N(x_j; E[x_j|z], s2) by element ``(..., D)``, 0 where missing, float64.
+
+        ``params`` are float32: 1e-7 of an element's scale, which must be small beside sqrt(s2).
+        ``exact_log_likelihood`` has no such limit.
+        """
         squares = ((y.double() - params.double()) * self.weight).square() / self.noise_variance
         log_noise = _LOG_TWO_PI + self.noise_variance.log() + 2 * math.log(self.unit)
         log_prob = -0.5 * (squares + log_noise)
@@ -214,10 +242,36 @@ def _unit(architecture: Architecture) -> float:
     return float(np.sqrt(np.square(element_values(varying or features, "scale")).mean()))
 
 
-def _noise_variance(architecture: Architecture, pca: Pca) -> float:
-    """s2 in raw units; see ``PcaModel.from_pca``."""
-    discarded = len(pca.mean) - len(pca.variances)
-    left = max(pca.total_variance - float(pca.variances.sum()), 0.0)
-    finest = float(element_values(architecture.features, "resolution").min())
-    floor = max(finest**2 / 12, _LEAST_NOISE * float(pca.variances[0]))
-    return max(left / discarded if discarded else 0.0, floor)
+def noise_of(architecture: Architecture, pca: Pca) -> Noise:
+    """Return s2, the mean of the discarded variances, in the square of raw units.
+
+    Rows are float32, centred and scaled element by element, so each element is told to 1e-7 of its
+    own standard deviation. What that rounding adds to the discarded directions is the limit: where
+    columns are not collinear, 1e-15 of the finest one's variance, whatever the others' scale;
+    where they are, 1e-15 of the variance of those that cancel. Where no more is left than that
+    (collinear or constant columns, or all components kept), the likelihood has no maximum, and the
+    variance of rounding to the finest resolution of an element stands in. Arithmetic in float64
+    adds a limit of 1e-24 of the first component's variance.
+    """
+    kept, width = len(pca.variances), len(pca.mean)
+    left = pca.left_over / (width - kept) if kept < width else 0.0
+    along, outside = _rounding(pca, left)
+    least = max(outside, _LEAST_NOISE * float(pca.variances[0]))
+    if left > _ROUNDINGS * least:
+        return Noise(left, False)
+    steps = element_values(architecture.features, "resolution")
+    fine = _CONTINUOUS * element_values(architecture.features, "scale")
+    stand_in = float(np.where(steps == 1, 1, np.minimum(steps, fine)).min()) ** 2 / 12
+    smallest = float(pca.variances[-1])
+    if kept == width and smallest > _ROUNDINGS * float(along[-1]):
+        # Nothing is discarded and nothing lost: any s2 will do that raises no variance.
+        return Noise(max(min(stand_in, smallest), least), False)
+    return Noise(max(stand_in, least), True)
+
+
+def _rounding(pca: Pca, left: float) -> tuple[Floats, float]:
+    """Variance of the rows' rounding along each component ``(k,)``, and its mean outside them."""
+    shares = np.square(pca.components)
+    others = np.maximum(1 - shares.sum(0), 0)
+    each = _ROUNDING * (pca.variances @ shares + left * others)
+    return shares @ each, float((each * others).sum()) / max(1, len(others) - len(shares))

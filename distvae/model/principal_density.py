@@ -41,20 +41,16 @@ class _Solved:
     """The posterior p(z|x) of rows with gaps.
 
     Attributes:
-        b: ``(c, k)`` U (x - mean), 0 for what is missing.
-        gram: ``(c, k, k)`` G = U_O U_O^T.
-        factor: ``(c, k, k)`` Cholesky factor of A, the precision of S^-1/2 z.
+        factor: ``(c, k, k)`` upper triangular R, R^T R = A, the precision of S^-1/2 z.
+        inverse: ``(c, k, k)`` R^-1: A^-1 = R^-1 R^-T is the covariance of S^-1/2 z.
         whitened: ``(c, k)`` mean of S^-1/2 z.
         mean: ``(c, k)`` of z.
-        covariance: ``(c, k, k)`` A^-1, of S^-1/2 z.
     """
 
-    b: Tensor
-    gram: Tensor
     factor: Tensor
+    inverse: Tensor
     whitened: Tensor
     mean: Tensor
-    covariance: Tensor
 
 
 @dataclass(frozen=True)
@@ -133,27 +129,32 @@ class PrincipalDensity:
         )
 
     def _solve(self, centred: Tensor, observed: Tensor) -> _Solved:
-        """Each row has a k x k system of its own.
+        """Each row has a least-squares problem of its own, |B u - (x_O / s, 0)|^2 over S^-1/2 z.
 
-        A = I + S^1/2 G S^1/2 / s2 and E[S^-1/2 z | x] = A^-1 S^1/2 b / s2.
+        B stacks U_O^T S^1/2 / s on I, so that B^T B = A = I + S^1/2 U_O U_O^T S^1/2 / s2. It is
+        solved by QR, for A has the squares of B's scales; rows in descending order keep those of
+        each scale (Cox & Higham 1998, "Stability of Householder QR factorization for weighted
+        least squares problems").
         """
-        root = self.signal.sqrt()
-        held = self.components * observed[:, None, :]
-        gram = held @ held.mT
-        b = centred @ self.components.T
-        precision = root[:, None] * gram * (root / self.noise)
-        precision.diagonal(dim1=-2, dim2=-1).add_(1)
-        factor = torch.linalg.cholesky(precision)
-        pulled = (root * b / self.noise)[..., None]
-        whitened = torch.cholesky_solve(pulled, factor)[..., 0]
-        covariance = torch.cholesky_inverse(factor)
-        return _Solved(b, gram, factor, whitened, root * whitened, covariance)
+        root, sigma = self.signal.sqrt(), self.noise.sqrt()
+        weighted = (self.components * (root / sigma)[:, None]).T
+        order = weighted.square().sum(1).argsort(descending=True, stable=True)
+        seen = observed[:, order]
+        eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
+        eye = eye.expand(len(seen), -1, -1)
+        stacked = torch.cat([weighted[order] * seen[..., None], eye], 1)
+        q, factor = torch.linalg.qr(stacked)
+        target = torch.where(seen, centred[:, order] / sigma, 0)
+        pulled = (target[:, None] @ q[:, : len(order)]).mT
+        whitened = torch.linalg.solve_triangular(factor, pulled, upper=True)[..., 0]
+        inverse = torch.linalg.solve_triangular(factor, eye, upper=True)
+        return _Solved(factor, inverse, whitened, root * whitened)
 
     def _codes_with_gaps(self, centred: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         solved = self._solve(centred, observed)
-        seen = (solved.gram @ solved.mean[..., None])[..., 0]
-        variances = self.signal * solved.covariance.diagonal(dim1=-2, dim2=-1)
-        return solved.b + solved.mean - seen, variances
+        filled = torch.where(observed, centred, solved.mean @ self.components)
+        variances = self.signal * solved.inverse.square().sum(2)
+        return filled @ self.components.T, variances
 
     def _figures_with_gaps(
         self, centred: Tensor, observed: Tensor
@@ -163,12 +164,13 @@ class PrincipalDensity:
         The latter is least at the posterior's mean m, so that m's rounding counts squared.
         """
         solved = self._solve(centred, observed)
-        spread = solved.covariance.diagonal(dim1=-2, dim2=-1)
+        spread = solved.inverse.square().sum(2)
         residual = torch.where(observed, centred - solved.mean @ self.components, 0)
         outside = residual.square().sum(1) / self.noise
         normaliser = observed.sum(1) * self._log_noise()
-        log_det = 2 * solved.factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
-        own = torch.linalg.cholesky(solved.covariance).diagonal(dim1=-2, dim2=-1).log()
+        log_det = 2 * solved.factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(1)
+        # A^-1 = L L^T with L^T from the QR of R^-T: the split of its determinant by dimension.
+        own = torch.linalg.qr(solved.inverse.mT)[1].diagonal(dim1=-2, dim2=-1).abs().log()
         squares = solved.whitened.square()
         trace = (1 - spread).sum(1)  # of U_O^T Cov[z|x] U_O over s2
         return (

@@ -10,15 +10,15 @@ by number, so that no row's step depends on another row. Shapes: n rows, P raw n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from distvae.model.objectives import elbo
+from distvae.model.objectives import Objective, elbo, lower_bound
 from distvae.model.vae import VAE
 
-__all__ = ["Moments", "ascend", "falling", "refine", "row_elbo"]
+__all__ = ["Climb", "Moments", "ascend", "falling", "refine", "row_elbo"]
 
 _BETA_1, _BETA_2, _TINY = 0.9, 0.99, 1e-8
 
@@ -37,6 +37,21 @@ class Moments:
         return cls(torch.zeros_like(raw), torch.zeros_like(raw))
 
 
+@dataclass(frozen=True)
+class Climb:
+    """What the steps raise, and what earlier steps have left.
+
+    Attributes:
+        objective: with one sample of z a step, whose KL and free bits count.
+        kl_weight: lambda.
+        moments: those of earlier steps on the same rows.
+    """
+
+    objective: Objective = field(default_factory=Objective)
+    kl_weight: float = 1.0
+    moments: Moments | None = None
+
+
 def row_elbo(model: VAE, y: Tensor, observed: Tensor | None, raw: Tensor, eps: Tensor) -> Tensor:
     """ELBO per row ``(n,)`` under the posteriors ``raw``, with noise ``eps (m, n, k)``, in nats."""
     return elbo(model.terms_of(model.posterior(raw), y, observed, eps))
@@ -49,9 +64,9 @@ def ascend(
     raw: Tensor,
     noise: Callable[[int], Tensor],
     rates: list[float],
-    moments: Moments | None = None,
+    climb: Climb = Climb(),
 ) -> tuple[Tensor, Moments]:
-    """One step per entry of ``rates`` up each row's ELBO.
+    """One step per entry of ``rates`` up each row's objective, by default its ELBO.
 
     Args:
         model: its weights stay as they are.
@@ -60,18 +75,27 @@ def ascend(
         raw: ``(n, P)`` where to start.
         noise: noise(step) -> standard normal ``(m, n, k)``, fresh for every step.
         rates: eta of each step.
-        moments: those of earlier steps on the same rows.
+        climb: what to climb, and the moments of earlier steps on the same rows.
 
     Returns:
         raw ``(n, P)`` and the moments, without history.
     """
-    state = moments or Moments.like(raw)
+    state = climb.moments or Moments.like(raw)
     mean, square, done = state.mean, state.square, state.steps
     current = raw.detach()
     for step, rate in enumerate(rates):
         leaf = current.requires_grad_(True)
         with torch.enable_grad():
-            total = row_elbo(model, y, observed, leaf, noise(step)).sum()
+            bound = lower_bound(
+                model,
+                model.posterior(leaf),
+                y,
+                observed,
+                noise(step),
+                climb.objective,
+                climb.kl_weight,
+            )
+            total = bound.value.sum()
             (gradient,) = torch.autograd.grad(total, leaf)
         done += 1
         mean = _BETA_1 * mean + (1 - _BETA_1) * gradient

@@ -43,6 +43,8 @@ class VAE(LatentModel):
         if architecture.inference != "per-row":
             self.encoder = self._make_encoder(seed)
         self.decoder: MLP | MixedDecoder = self._make_decoder(seed)
+        if seed is not None:
+            self.decoder.scale_output_weight(self.observation.output_gain())
 
     def _make_encoder(self, seed: int | None) -> MLP | MixedEncoder:
         architecture = self.architecture

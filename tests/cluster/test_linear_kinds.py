@@ -17,6 +17,7 @@ from distvae.cluster.pool import run_fragments
 from distvae.errors import DataError, UsageError
 from distvae.model.principal import PcaModel
 from tests.cluster.helpers import make_table, rows_of, run, run_here, vectors, write_data
+from tests.model.linear_cases import graded_table
 
 pytestmark = pytest.mark.ray
 
@@ -121,11 +122,12 @@ def test_workers_give_the_bits_of_one_process(
     assert spread["rows_trained"] == here["rows_trained"]
 
 
+@pytest.mark.parametrize("power", [-1.0, -0.5])
 def test_wide_rows_are_fitted_by_the_sketch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, power: float
 ) -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(600, 80)) * np.arange(1, 81) ** -1.0
+    x = rng.normal(size=(600, 80)) * np.arange(1, 81) ** power
     for module in ("distvae.data.statistics", "distvae.cluster.train"):
         monkeypatch.setattr(f"{module}.LARGEST_PCA_WIDTH", 50)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 80)
@@ -136,13 +138,55 @@ def test_wide_rows_are_fitted_by_the_sketch(
     network = distvae.load(str(tmp_path / "m")).network
     assert isinstance(network, PcaModel)
     ours = (network.signal + network.noise_variance).numpy() * network.unit**2 * 600 / 599
-    np.testing.assert_allclose(ours, theirs.explained_variance_, rtol=1e-4)
+    np.testing.assert_allclose(ours, theirs.explained_variance_, rtol=1e-5)
     x[7, 3] = np.nan
     lists = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 80)
     data = write_data(tmp_path / "gaps", pa.table({"id": np.arange(600), "v": lists}), 100)
     with pytest.raises(DataError, match="a.parquet: vector 'v': has missing values; pca of 80"):
         trained(tmp_path / "n", data, **options)
     assert not (tmp_path / "n").exists()
+
+
+def test_wide_rows_give_the_same_bits_wherever_fragments_are_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).normal(size=(600, 80)) * np.arange(1, 81) ** -0.5
+    for module in ("distvae.data.statistics", "distvae.cluster.train"):
+        monkeypatch.setattr(f"{module}.LARGEST_PCA_WIDTH", 50)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 80)
+    data = write_data(tmp_path / "in", pa.table({"id": np.arange(600), "v": lists}), 100)
+    options = {"kind": "pca", "latent_dim": 3, "fragment_rows": 100}
+    here = trained(tmp_path / "here", data, **options)
+    monkeypatch.setattr("distvae.cluster.passes._SMALL_BYTES", 0)
+
+    def shuffled(factory: Any, arguments: Any, fragments: Any, resources: Any) -> Any:
+        for fragment in reversed(fragments):
+            yield from run_here(factory, arguments, [fragment], resources)
+
+    monkeypatch.setattr("distvae.cluster.passes.run_fragments", shuffled)
+    assert trained(tmp_path / "there", data, **options)["model_id"] == here["model_id"]
+
+
+def test_columns_nine_orders_apart_keep_the_likelihood(tmp_path: Path) -> None:
+    x = graded_table()
+    table = pa.table({"id": np.arange(600)} | {f"c{i}": c for i, c in enumerate(x.T)})
+    data = write_data(tmp_path / "in", table, 100)
+    lam = np.square(np.linalg.svd(x - x.mean(0))[1]) / 600
+    for k in (2, 5):
+        options = {"kind": "pca", "latent_dim": k, "validation_fraction": 0.0}
+        trained(tmp_path / f"m{k}", data, **options)
+        figures = run("evaluate", data=str(data), model=tmp_path / f"m{k}")
+        kept = np.concatenate([lam[:k], np.full(6 - k, lam[k:].mean())])
+        expected = -0.5 * (6 * (np.log(2 * np.pi) + 1) + np.log(kept).sum())
+        assert figures["log_likelihood"] == pytest.approx(expected, abs=0.005)
+
+
+def test_a_noise_that_stands_in_is_told(
+    tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(tmp_path / "m", digits, kind="pca", latent_dim=61, validation_fraction=0.0)
+    told = "a standard deviation of 0.289 stands in for it in ln p(x)"
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_missing_values_are_marginalised_and_imputed(tmp_path: Path) -> None:

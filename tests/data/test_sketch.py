@@ -11,7 +11,10 @@ from sklearn.decomposition import PCA
 from distvae.data.roles import Feature, infer_features, peek_widths
 from distvae.data.sketch import (
     Sketch,
+    directions,
+    improved,
     merge_sketches,
+    products_table,
     sketch_from_bytes,
     sketch_size,
     sketch_table,
@@ -113,6 +116,41 @@ def test_the_same_rows_give_the_same_bytes_and_no_rows_are_neutral() -> None:
 def test_constants_far_from_zero_have_no_variance() -> None:
     x = np.full((70, 12), 1e8 + 0.1)
     assert np.abs(sketched([x[:30], x[30:]], 4).factor).max() == 0
+
+
+@pytest.mark.parametrize(("passes", "tolerance"), [(1, 1e-6), (2, 1e-8)])
+def test_further_passes_bring_slow_spectra_to_the_full_decomposition(
+    passes: int, tolerance: float
+) -> None:
+    x, k = decaying(700, 4200, 1.0), 8
+    parts = np.split(x, [100, 400, 401])
+    tables = [of_array(part) for part in parts]
+    features = features_of(tables[0])
+    sketch = sketched(parts, sketch_size(k, 4200))
+    for _ in range(passes):
+        held = directions(sketch)
+        np.testing.assert_allclose(held @ held.T, np.eye(len(held)), atol=1e-12)
+        products = [products_table(t, features, sketch.mean, held) for t in tables]
+        sketch = improved(sketch, held, reduce(np.add, products))
+    total = float(((x - x.mean(0)) ** 2).sum() / len(x))
+    ours = pca_of_factor(sketch.mean, sketch.factor, sketch.rows, total, k)
+    theirs = PCA(k, svd_solver="full").fit(x)
+    share = ours.variances / ours.total_variance
+    assert np.abs(share - theirs.explained_variance_ratio_).max() < tolerance
+    # A share of 1 / j's first within 1e-6 leaves the last of the eight within 1e-4 of itself.
+    expected = theirs.explained_variance_ * (699 / 700)
+    np.testing.assert_allclose(ours.variances, expected, rtol=100 * tolerance)
+
+
+def test_a_further_pass_over_few_directions_changes_nothing() -> None:
+    """Rows of rank 5: the sketch has them whole, and what it has beyond them is rounding."""
+    x = decaying(90, 5, 1.0) @ np.random.default_rng(1).normal(size=(5, 40))
+    table = of_array(x)
+    sketch = sketched([x], 20)
+    held = directions(sketch)
+    assert len(held) == 5
+    products = products_table(table, features_of(table), sketch.mean, held)
+    np.testing.assert_allclose(matrix(improved(sketch, held, products)), matrix(sketch), atol=1e-9)
 
 
 def test_size_grows_with_the_components_and_ends_at_the_width() -> None:

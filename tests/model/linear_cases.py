@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from scipy.stats import multivariate_normal
 
 from distvae.data.codec import block_layout, encode, feature_specs, fit_codec
 from distvae.data.roles import infer_features, peek_widths
 from distvae.data.statistics import covariance, summarise
-from distvae.model.architecture import Architecture
+from distvae.model.architecture import Architecture, element_values
 from distvae.model.latent import LatentModel
 from distvae.model.linear import fit_pca
 from distvae.model.principal import PcaModel
@@ -50,6 +51,15 @@ def odd_table(rows: int = 500, missing: float = 0.0) -> Floats:
     return x
 
 
+def graded_table(rows: int = 600) -> Floats:
+    """Correlated columns with standard deviations of 1e-3 to 1e6, one of them 1e9 from 0."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(rows, 6)) @ (np.eye(6) + 0.3 * rng.normal(size=(6, 6)))
+    x *= np.array([1e-3, 1e6, 1.0, 1e3, 0.02, 1.5])
+    x[:, 3] += 1e9
+    return x
+
+
 def architecture_of(table: pa.Table, k: int, **options: Any) -> tuple[Architecture, Any]:
     """(architecture, codec) as training makes them."""
     features = infer_features(table.schema, widths=peek_widths(table, table.schema))
@@ -75,3 +85,27 @@ def rows_of(
     masks = [None if mask is None else torch.tensor(mask) for mask in encoded.masks]
     y, observed = model.prepare(blocks, masks)
     return y, observed
+
+
+def raw(model: PcaModel, y: torch.Tensor) -> Floats:
+    """Standardised rows in raw units, float64."""
+    shift = element_values(model.architecture.features, "shift")
+    return y.double().numpy() * model.element_scale.numpy() + shift
+
+
+def mean_and_covariance(model: PcaModel) -> tuple[Floats, Floats]:
+    """Of the density that the model states, (D,) and (D, D), from its numbers alone."""
+    u = (model.components + model.components_rest).numpy()
+    signal, noise = model.signal.numpy(), float(model.noise_variance)
+    matrix = u.T * signal @ u + noise * np.eye(u.shape[1])
+    shift = element_values(model.architecture.features, "shift")
+    return shift + model.unit * model.offset.numpy(), model.unit**2 * matrix
+
+
+def log_normal(x: Floats, mean: Floats, matrix: Floats) -> float:
+    """ln N(x; mean, matrix); of the correlations, for scipy calls scales so unlike singular."""
+    scale = np.sqrt(np.diag(matrix))
+    correlation = matrix / np.outer(scale, scale)
+    density = multivariate_normal(cov=correlation, allow_singular=True)
+    assert np.linalg.eigvalsh(correlation).min() > 1e-10
+    return float(density.logpdf((x - mean) / scale) - np.log(scale).sum())

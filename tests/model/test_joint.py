@@ -27,7 +27,7 @@ def double(likelihood: str, known: Elements) -> Head:
     """In float64 throughout: heads keep their constants in the default dtype."""
     torch.set_default_dtype(torch.float64)
     try:
-        return make_head(likelihood, known)
+        return make_head(likelihood, known).requires_grad_(False)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -41,15 +41,15 @@ def bounded(raw: Float64Array, bound: float) -> Float64Array:
 
 
 def mean_and_covariance(
-    likelihood: str, params: Tensor, known: Elements
+    likelihood: str, params: Tensor, known: Elements, learned: float = 0.0
 ) -> tuple[Float64Array, Float64Array]:
     """What the decoder's outputs of one row mean, in plain NumPy and raw units."""
     w, p = known.width, params.numpy()
     mean, raw, rest = p[:w], p[w : 2 * w], p[2 * w :]
-    variance = np.exp(2 * bounded(raw, 10)) + known.floor.numpy() ** 2
+    variance = np.exp(2 * (learned + bounded(raw, 3))) + known.floor.numpy() ** 2
     if likelihood == "gaussian-full":
         m = np.eye(w)
-        m[np.tril_indices(w, -1)] = bounded(rest / math.sqrt(w), 100)
+        m[np.tril_indices(w, -1)] = bounded(rest, 10) / math.sqrt(w)
         covariance = m @ np.diag(variance) @ m.T
     else:
         u = rest.reshape(-1, w).T / math.sqrt(len(rest) // w)
@@ -70,8 +70,8 @@ def test_two_elements_by_hand() -> None:
     known = Elements(one, 0 * one, 1e-9 * one, discrete=False)
     slope, x, y = 0.75, 0.4, -0.3
     params = torch.tensor([0, 0, 0, math.log(0.5), slope * math.sqrt(2)], dtype=torch.float64)
-    params[3] /= math.sqrt(1 - (math.log(0.5) / 10) ** 2)
-    params[4] /= math.sqrt(1 - (slope / 100) ** 2)
+    params[3] /= math.sqrt(1 - (math.log(0.5) / 3) ** 2)
+    params[4] /= math.sqrt(1 - (slope * math.sqrt(2) / 10) ** 2)
     sd = math.hypot(slope, 0.5)
     rho = slope / sd
     exponent = (x * x - 2 * rho * x * y / sd + (y / sd) ** 2) / (2 * (1 - rho**2))
@@ -90,16 +90,20 @@ def test_two_elements_by_hand() -> None:
 def test_the_sum_is_the_joint_density_of_scipy(likelihood: str, width: int) -> None:
     known = elements(width)
     head = double(likelihood, known)
+    torch.nn.init.constant_(head.scaled_log_sigma, 0.03)
+    learned = 0.3 / math.sqrt(1 + (0.3 / 10) ** 2)
     y, params = draw((3, width), 0), draw((2, 3, head.outputs), 1)
     found = head.log_prob(y, params)
     assert found.shape == (2, 3, width)
     for sample, row in itertools.product(range(2), range(3)):
-        mean, covariance = mean_and_covariance(likelihood, params[sample, row], known)
+        mean, covariance = mean_and_covariance(likelihood, params[sample, row], known, learned)
         expected = log_density((y[row] * known.scale + known.shift).numpy(), mean, covariance)
         assert found[sample, row].sum().item() == pytest.approx(expected, rel=1e-9, abs=1e-8)
     everything = torch.ones(3, width, dtype=torch.bool)
     assert torch.equal(head.log_prob(y, params, everything), found)
-    single = make_head(likelihood, known).log_prob(y.float(), params.float())
+    head = make_head(likelihood, known)
+    torch.nn.init.constant_(head.scaled_log_sigma, 0.03)
+    single = head.log_prob(y.float(), params.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single, found.float(), rtol=2e-4, atol=2e-4)
 
@@ -172,7 +176,7 @@ def test_samples_are_an_exact_map_of_as_many_normals_and_log_prob_inverts_it(
 @pytest.mark.parametrize("likelihood", JOINT)
 def test_samples_covary_as_they_should_by_monte_carlo(likelihood: str) -> None:
     samples, known = 200_000, elements(3)
-    head = make_head(likelihood, known)
+    head = make_head(likelihood, known).requires_grad_(False)
     params = draw((head.outputs,), 8).float()
     mean, covariance = mean_and_covariance(likelihood, params.double(), known)
     x = head.sample(params, draw((samples, 3), 9).float()).double() * known.scale + known.shift

@@ -49,6 +49,7 @@ def test_a_constant_column_meets_the_floor(likelihood: str) -> None:
     head = double(likelihood, known)
     params = torch.zeros(1, head.outputs, dtype=torch.float64)
     params[0, 2:4] = -1e6
+    torch.nn.init.constant_(head.scaled_log_sigma, -1e6)
     found = head.log_prob(torch.zeros(1, 2, dtype=torch.float64), params)
     sigma = 0.01 * known.scale
     expected = -torch.log(sigma) - 0.5 * math.log(2 * math.pi)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,6 @@ from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 
 from distvae.errors import DataError
-from distvae.model.architecture import element_values
 from distvae.model.estimators import log_likelihood, row_noise
 from distvae.model.files import ModelFiles, build, pack, unpack
 from distvae.model.linear import Pca
@@ -19,8 +19,11 @@ from tests.model.linear_cases import (
     Floats,
     architecture_of,
     digits,
+    log_normal,
+    mean_and_covariance,
     odd_table,
     pca_model,
+    raw,
     scalar_table,
     vector_table,
 )
@@ -31,21 +34,6 @@ TABLES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def raw(model: PcaModel, y: torch.Tensor) -> Floats:
-    """Standardised rows in raw units, float64."""
-    shift = element_values(model.architecture.features, "shift")
-    return y.double().numpy() * model.element_scale.numpy() + shift
-
-
-def mean_and_covariance(model: PcaModel) -> tuple[Floats, Floats]:
-    """Of the density that the model states, (D,) and (D, D), from its numbers alone."""
-    u = (model.components + model.components_rest).numpy()
-    signal, noise = model.signal.numpy(), float(model.noise_variance)
-    matrix = u.T * signal @ u + noise * np.eye(u.shape[1])
-    shift = element_values(model.architecture.features, "shift")
-    return shift + model.unit * model.offset.numpy(), model.unit**2 * matrix
-
-
 def same_divisor(sklearn: PCA) -> PCA:
     """scikit-learn's with the maximum-likelihood divisor n in place of n - 1."""
     share = (sklearn.n_samples_ - 1) / sklearn.n_samples_
@@ -54,13 +42,12 @@ def same_divisor(sklearn: PCA) -> PCA:
     return sklearn
 
 
-def log_normal(x: Floats, mean: Floats, matrix: Floats) -> float:
-    """ln N(x; mean, matrix); of the correlations, for scipy calls scales so unlike singular."""
-    scale = np.sqrt(np.diag(matrix))
-    correlation = matrix / np.outer(scale, scale)
-    density = multivariate_normal(cov=correlation, allow_singular=True)
-    assert np.linalg.eigvalsh(correlation).min() > 1e-10
-    return float(density.logpdf((x - mean) / scale) - np.log(scale).sum())
+def posterior_covariance(u: Floats, signal: Floats, noise: float) -> Floats:
+    """(diag(1 / signal) + u u^T / noise)^-1 in sixty digits, its scales being many orders apart."""
+    with mpmath.workdps(60):
+        seen = mpmath.matrix(u.tolist())
+        precision = seen * seen.T / noise + mpmath.diag([1 / mpmath.mpf(s) for s in signal])
+        return np.array((precision**-1).tolist(), np.float64)
 
 
 @pytest.mark.parametrize(("name", "k"), [("digits", 1), ("digits", 10), ("digits", 40), ("odd", 3)])
@@ -147,8 +134,7 @@ def test_missing_elements_are_marginalised(make: Any, k: int) -> None:
         filled[~o] = (mean + gain @ (values[row, o] - mean[o]))[~o]
         size = np.sqrt(signal.max() + noise)
         np.testing.assert_allclose(scores.mu[row].numpy(), u @ (filled - mean), atol=1e-5 * size)
-        precision = np.diag(1 / signal) + u[:, o] @ u[:, o].T / noise
-        sigma = np.sqrt(np.diag(np.linalg.inv(precision)))
+        sigma = np.sqrt(np.diag(posterior_covariance(u[:, o], signal, float(noise))))
         np.testing.assert_allclose(scores.sigma[row].numpy(), sigma, rtol=1e-5)
     terms = model.terms(y, observed, torch.zeros(1, 200, k))
     np.testing.assert_allclose(terms.reconstruction - terms.kl.sum(1), found, atol=1e-6)

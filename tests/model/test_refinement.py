@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distvae.model.posteriors import POSTERIORS
-from distvae.model.refinement import Moments, ascend, falling, refine, row_elbo
+from distvae.model.refinement import Climb, Moments, ascend, falling, refine, row_elbo
 from distvae.model.vae import VAE
 from tests.model.helpers import exact_log_likelihood, linear_gaussian
 
@@ -140,7 +140,9 @@ def test_moments_carry_on() -> None:
     whole, _ = ascend(model, y, None, raw, noise, [0.1] * 6)
     half, moments = ascend(model, y, None, raw, noise, [0.1] * 3)
     assert moments.steps == 3
-    rest, _ = ascend(model, y, None, half, lambda s: noise(3 + s), [0.1] * 3, moments)
+    rest, _ = ascend(
+        model, y, None, half, lambda s: noise(3 + s), [0.1] * 3, Climb(moments=moments)
+    )
     assert torch.equal(whole, rest)
     assert Moments.like(raw).mean.abs().max() == 0
 
