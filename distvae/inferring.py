@@ -73,9 +73,11 @@ def refining_steps(model: Model, steps: int) -> int:
     """Gradient steps per row that the model needs or the user asks for.
 
     Raises:
-        UsageError: the kind of model has nothing to refine.
+        UsageError: fewer than 0, or the kind of model has nothing to refine.
     """
     architecture = model.files.architecture
+    if steps < 0:
+        raise UsageError("refine", f"got {steps}", "must be 0 or more", "leave it out")
     if architecture.kind == "vae":
         return steps or (_STEPS_WITHOUT_ENCODER if architecture.inference == "per-row" else 0)
     if steps:
@@ -91,7 +93,7 @@ def infer_raw(
     seed: int,
     steps: int,
     precision: str = "fp32",
-    uniforms: Float32 | None = None,
+    binarized: bool = False,
 ) -> Float32 | None:
     """Raw posteriors (n, P) after ``steps`` refining steps; None without any: the encoder's hold.
 
@@ -105,7 +107,7 @@ def infer_raw(
         seed: of the noise.
         steps: see `refining_steps`.
         precision: of the matrix products.
-        uniforms: (n, D) binarise the Bernoulli columns, or None.
+        binarized: as for `row_terms`.
     """
     if steps == 0:
         return None
@@ -114,6 +116,7 @@ def infer_raw(
     rate = model.files.architecture.inference_rate
     rates = falling(rate if vae.encoder is not None else _FROM_THE_PRIOR * rate, steps)
     judge = pair_of_draws(seed, "score-elbo", rows, k)  # as in `row_terms`
+    uniforms = _binary_noise(model, rows, seed) if binarized else None
 
     def infer(arrays: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor, ...]:
         y, observed = _prepared(model, arrays[:-2], blocks)
@@ -130,8 +133,7 @@ def infer_raw(
         return (refine(vae, y, observed, start, draw, rates, _with_negatives(judging)),)
 
     arrays = [*encoded.blocks, *encoded.masks, uniforms, rows.astype(np.float64)[:, None], judge]
-    found = run_blocks(infer, arrays, (vae.raw_width,), model.device, precision)
-    return found[0]
+    return run_blocks(infer, arrays, (vae.raw_width,), model.device, precision)[0]
 
 
 def codes(
@@ -166,33 +168,41 @@ def row_terms(
     encoded: Encoded,
     rows: Rows,
     seed: int,
-    steps: int = 0,
+    raw: Float32 | None = None,
     precision: str = "fp32",
+    binarized: bool = False,
 ) -> RowTerms:
     """ELBO terms (nats) and squared error of decoding mu, row by row.
 
-    E_q[log p(x|z)] is estimated from four samples of z, see `pair_of_draws`. Bernoulli columns are
-    binarised for the terms, and taken as they are for the error. The noise of a row depends on
-    (seed, its number) alone.
+    E_q[log p(x|z)] is estimated from four samples of z, see `pair_of_draws`. The noise of a row
+    depends on (seed, its number) alone.
+
+    Args:
+        model: whose terms.
+        encoded: the rows.
+        rows: (n,) their numbers.
+        seed: of the noise.
+        raw: their posteriors from `infer_raw` of the same ``binarized``, None for the encoder's.
+        precision: of the matrix products.
+        binarized: whether Bernoulli columns are drawn as 0 and 1 first, by the seed: q(z|x) and
+            ELBO are then those of the drawn rows. Else they are taken as they are, and the ELBO is
+            the mean over all such draws under one q, that of the intensities. The squared error
+            is of the values as they are either way.
     """
     network, k, blocks = model.network, model.latent_dim, len(encoded.blocks)
     eps = pair_of_draws(seed, "score-elbo", rows, k)
-    uniforms = binary_noise(model, rows, seed)
-    raw = infer_raw(model, encoded, rows, seed, steps, precision, uniforms)
-    plain = raw
-    if uniforms is not None:
-        plain = infer_raw(model, encoded, rows, seed, steps, precision)
+    uniforms = _binary_noise(model, rows, seed) if binarized else None
 
     def evaluate(arrays: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor, ...]:
-        draw, own, own_plain = arrays[-3:]
+        draw, own = arrays[-2:]
         assert draw is not None
-        y, observed = _prepared(model, arrays[:-3], blocks)
+        y, observed = _prepared(model, arrays[:-2], blocks)
         posterior = _posterior(model, own, y, observed)
         terms = network.terms_of(posterior, y, observed, _with_negatives(draw))
         exact, mu = y, posterior.mu
         if uniforms is not None:
             exact, _ = _prepared(model, (*arrays[: 2 * blocks], None), blocks)
-            mu = _posterior(model, own_plain, exact, observed).mu
+            mu = _posterior(model, own, exact, observed).mu
         error = (network.reconstruction_mean(network.decode(mu)) - exact).double()
         square = (error * network.element_scale).square()
         if observed is not None:
@@ -201,24 +211,36 @@ def row_terms(
         root = square.sum(-1, keepdim=True).sqrt()
         return terms.reconstruction[:, None], terms.kl, root, mu
 
-    arrays = [*encoded.blocks, *encoded.masks, uniforms, eps, raw, plain]
+    arrays = [*encoded.blocks, *encoded.masks, uniforms, eps, raw]
     parts = run_blocks(evaluate, arrays, (1, k, 1, k), model.device, precision)
     reconstruction, kl, root, mu = (part.astype(np.float64) for part in parts)
     return RowTerms(reconstruction[:, 0], kl, np.square(root[:, 0]), mu)
 
 
 def log_likelihood_rows(
-    model: Model, encoded: Encoded, rows: Rows, samples: int, seed: int, steps: int = 0
+    model: Model,
+    encoded: Encoded,
+    rows: Rows,
+    samples: int,
+    seed: int,
+    raw: Float32 | None = None,
 ) -> Float64:
     """Log-likelihood ln p(x) per row, (n,), in nats: closed form or importance-weighted estimate.
 
-    NaN for kinds without a density.
+    NaN for kinds without a density. Bernoulli columns are binarised by the seed.
+
+    Args:
+        model: whose likelihood.
+        encoded: the rows.
+        rows: (n,) their numbers.
+        samples: K, samples per row.
+        seed: of the noise.
+        raw: posteriors to sample from (`infer_raw`, binarised), None for the encoder's.
     """
     network, k, blocks = model.network, model.latent_dim, len(encoded.blocks)
     if not network.has_likelihood:
         return np.full(len(rows), np.nan)
-    uniforms = binary_noise(model, rows, seed)
-    raw = infer_raw(model, encoded, rows, seed, steps, uniforms=uniforms)
+    uniforms = _binary_noise(model, rows, seed)
 
     def estimate(arrays: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor, ...]:
         y, observed = _prepared(model, arrays[:-2], blocks)
@@ -247,7 +269,7 @@ def log_likelihood_rows(
     return result[:, 0].astype(np.float64)
 
 
-def binary_noise(model: Model, rows: Rows, seed: int) -> Float32 | None:
+def _binary_noise(model: Model, rows: Rows, seed: int) -> Float32 | None:
     """Uniform numbers that binarise the Bernoulli columns, or None when there are none."""
     architecture = model.files.architecture
     heads = [architecture.likelihood(spec["name"]) for spec in architecture.features]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from distvae.data.codec import Codec, Encoded, decode, encode
 from distvae.data.storage import kind, read_bytes
-from distvae.errors import DataError
+from distvae.errors import DataError, UsageError
 from distvae.model import noise
 from distvae.model.files import (
     CODEC,
@@ -170,11 +170,16 @@ class Model:
 
         Raises:
             DataError: see `encode`.
+            UsageError: ``k`` below 1.
         """
-        from distvae.inferring import log_likelihood_rows, refining_steps
+        from distvae.inferring import infer_raw, log_likelihood_rows, refining_steps
 
+        if k < 1:
+            raise UsageError("k", f"got {k}", "at least one sample per row is needed")
         encoded, steps = self.encode_table(table), refining_steps(self, 0)
-        return log_likelihood_rows(self, encoded, np.arange(table.num_rows), k, seed, steps)
+        rows = np.arange(table.num_rows)
+        raw = infer_raw(self, encoded, rows, seed, steps, binarized=True)
+        return log_likelihood_rows(self, encoded, rows, k, seed, raw)
 
 
 def load(path: str, device: str = "cpu") -> Model:

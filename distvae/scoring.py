@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distvae.data.codec import Encoded
-from distvae.inferring import log_likelihood_rows, row_terms
+from distvae.inferring import infer_raw, log_likelihood_rows, row_terms
 from distvae.model.estimators import active_units, explained_variance, mean_and_standard_error
 from distvae.model.linear import reconstruct
 from distvae.model.principal import PcaModel
@@ -40,8 +40,9 @@ def score(
         steps: refining steps per row.
     """
     usable = ~encoded.rejected
-    terms = row_terms(model, encoded, rows, seed, steps)
-    weighted = log_likelihood_rows(model, encoded, rows, samples, seed, steps)[usable]
+    raw = infer_raw(model, encoded, rows, seed, steps, binarized=True)
+    terms = row_terms(model, encoded, rows, seed, raw, binarized=True)
+    weighted = log_likelihood_rows(model, encoded, rows, samples, seed, raw)[usable]
     kl, mu = terms.kl[usable], terms.mu[usable]
     sums: Sums = {
         "rows": np.array([float(usable.sum())]),

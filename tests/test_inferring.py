@@ -46,10 +46,12 @@ def test_codes_are_the_posterior(model: Model) -> None:
     np.testing.assert_allclose(sigma, np.stack([np.abs(a), np.hypot(b, c)], 1), rtol=1e-5)
 
 
-def test_refining_never_lowers_an_elbo_and_raises_most(model: Model) -> None:
+@pytest.mark.parametrize("binarized", [False, True])
+def test_refining_never_lowers_an_elbo_and_raises_most(model: Model, binarized: bool) -> None:
     encoded, rows = model.encode_table(tiny_table()), np.arange(ROWS) + 5000
-    before = row_terms(model, encoded, rows, seed=3)
-    after = row_terms(model, encoded, rows, seed=3, steps=STEPS)
+    raw = infer_raw(model, encoded, rows, 3, STEPS, binarized=binarized)
+    before = row_terms(model, encoded, rows, 3, binarized=binarized)
+    after = row_terms(model, encoded, rows, 3, raw, binarized=binarized)
     assert (after.elbo >= before.elbo).all()
     assert (after.elbo > before.elbo).mean() > 0.5
     assert not np.array_equal(after.mu, before.mu)
@@ -69,11 +71,42 @@ def test_a_refined_row_depends_on_its_number_and_the_seed_alone(model: Model) ->
     assert not np.array_equal(whole, other)
 
 
+def test_the_elbo_is_that_of_the_posterior_that_embeddings_hold(model: Model) -> None:
+    """Recomputed from mu and L alone, with the same noise, on the rows as they are."""
+    import torch
+
+    from distvae.stratified import pair_of_draws
+
+    encoded, rows = model.encode_table(tiny_table()), np.arange(ROWS)
+    raw = infer_raw(model, encoded, rows, 0, STEPS)
+    found, terms = codes(model, encoded, raw), row_terms(model, encoded, rows, 0, raw)
+    factor = np.zeros((ROWS, 2, 2), np.float32)
+    if found.scale_tril is None:
+        factor[:, [0, 1], [0, 1]] = found.sigma
+    else:
+        factor[:, *np.tril_indices(2)] = found.scale_tril
+    drawn = pair_of_draws(0, "score-elbo", rows, 2).reshape(ROWS, 2, 2)
+    values = []
+    blocks = [torch.from_numpy(np.array(block)) for block in encoded.blocks]
+    y, observed = model.network.prepare(blocks, encoded.masks)
+    for eps in (drawn[:, 0], drawn[:, 1], -drawn[:, 0], -drawn[:, 1]):
+        z = torch.from_numpy(found.mu + (factor @ eps[..., None])[..., 0])
+        with torch.no_grad():
+            values.append(model.network.log_likelihood(y, observed, model.network.decode(z)))
+    covariance = factor @ factor.transpose(0, 2, 1)
+    trace = np.trace(covariance, axis1=1, axis2=2)
+    log_det = np.linalg.slogdet(covariance.astype(float))[1]
+    kl = 0.5 * (np.square(found.mu).sum(1) + trace - 2 - log_det)
+    expected = torch.stack(values).mean(0).numpy() - kl
+    np.testing.assert_allclose(terms.elbo, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_likelihood_is_the_same_under_a_refined_proposal(model: Model) -> None:
     """An importance-weighted estimate is of ln p(x) whatever it samples from."""
     encoded, rows = model.encode_table(tiny_table()), np.arange(ROWS)
     plain = log_likelihood_rows(model, encoded, rows, 2000, 0)
-    refined = log_likelihood_rows(model, encoded, rows, 2000, 0, STEPS)
+    raw = infer_raw(model, encoded, rows, 0, STEPS, binarized=True)
+    refined = log_likelihood_rows(model, encoded, rows, 2000, 0, raw)
     # The untrained encoder's proposals miss a few rows, the refined ones do not: median and mean.
     assert np.median(np.abs(plain - refined)) < 0.1
     assert refined.mean() > plain.mean() - 0.05
@@ -97,7 +130,8 @@ def test_a_model_without_an_encoder_finds_its_posteriors_by_itself(tmp_path: Pat
     encoded, rows = model.encode_table(tiny_table()), np.arange(ROWS)
     steps = refining_steps(model, 0)
     prior = row_terms(model, encoded, rows, 0).elbo
-    assert (row_terms(model, encoded, rows, 0, steps).elbo >= prior).all()
+    raw = infer_raw(model, encoded, rows, 0, steps)
+    assert (row_terms(model, encoded, rows, 0, raw).elbo >= prior).all()
 
 
 def test_an_autoencoder_has_a_code_and_nothing_to_refine(tmp_path: Path) -> None:
@@ -107,6 +141,10 @@ def test_an_autoencoder_has_a_code_and_nothing_to_refine(tmp_path: Path) -> None
     assert np.isfinite(mu).all()
     assert np.isnan(sigma).all()
     assert np.isnan(model.log_likelihood(tiny_table(), 3)).all()
+    with pytest.raises(UsageError, match="refine: got -1; must be 0 or more"):
+        model.encode(tiny_table(), refine=-1)
+    with pytest.raises(UsageError, match="k: got 0; at least one sample"):
+        model.log_likelihood(tiny_table(), 0)
     with pytest.raises(UsageError, match="refine: got 3; kind autoencoder has no ELBO that steps"):
         model.encode(tiny_table(), refine=3)
 

@@ -22,7 +22,7 @@ from distvae.data.manifest import FILTERED, Receipt
 from distvae.data.parts import PartWriter
 from distvae.data.reading import source_columns
 from distvae.data.selection import Batch, read_batches
-from distvae.errors import UsageError
+from distvae.errors import DataError, UsageError
 from distvae.inferring import codes, infer_raw, refining_steps, row_terms
 from distvae.planning import DataPlan, expand_names, plan_data
 from distvae.saved import Model, check_columns, read_model
@@ -223,7 +223,7 @@ class _EmbedWorker:
             assert found.scale_tril is not None
             columns += self._vectors(found.scale_tril)
         if options.with_elbo:
-            terms = row_terms(model, encoded, batch.rows, seed, steps, precision)
+            terms = row_terms(model, encoded, batch.rows, seed, raw, precision)
             elbo = pa.array(terms.elbo.astype(np.float32))
             known = model.network.has_likelihood
             columns.append(elbo if known else pa.nulls(len(elbo), pa.float32()))
@@ -252,7 +252,16 @@ class _EmbedWorker:
 
     def _vectors(self, values: npt.NDArray[np.float32]) -> list[pa.Array]:
         """(n, k) numbers as the columns of the layout."""
-        numbers = values.astype(self.options.dtype, copy=False)
+        with np.errstate(over="ignore"):
+            numbers = values.astype(self.options.dtype, copy=False)
+        if self.options.dtype == "float16" and not np.isfinite(numbers).all():
+            largest = float(np.abs(values).max())
+            raise DataError(
+                "dtype",
+                f"got float16, and a value of {largest:g}",
+                "float16 ends at 65504",
+                "use --dtype float32",
+            )
         if self.options.layout == "columns":
             return [pa.array(np.ascontiguousarray(column)) for column in numbers.T]
         n, k = numbers.shape

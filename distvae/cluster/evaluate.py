@@ -36,6 +36,7 @@ def evaluate_plan(config: EvaluateConfig, plan: DataPlan | None = None) -> tuple
     model = load(config.model)
     plan = plan or plan_data(config.data, config.fragment_rows, config.where)
     check_columns(model, plan.inputs.schema, config.data)
+    refining_steps(model, config.refine)
     return model, plan
 
 

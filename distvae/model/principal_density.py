@@ -18,6 +18,7 @@ from torch import Tensor
 __all__ = ["Figures", "PrincipalDensity"]
 
 _LOG_TWO_PI = math.log(2 * math.pi)
+_STEEP = 1e8
 _ROWS_PER_CHUNK, _NUMBERS_PER_CHUNK = 256, 1 << 21
 
 
@@ -129,26 +130,18 @@ class PrincipalDensity:
         )
 
     def _solve(self, centred: Tensor, observed: Tensor) -> _Solved:
-        """Each row has a least-squares problem of its own, |B u - (x_O / s, 0)|^2 over S^-1/2 z.
+        """Each row has a k x k system of its own, A E[S^-1/2 z | x] = S^1/2 U_O x_O / s2.
 
-        B stacks U_O^T S^1/2 / s on I, so that B^T B = A = I + S^1/2 U_O U_O^T S^1/2 / s2. It is
-        solved by QR, for A has the squares of B's scales; rows in descending order keep those of
-        each scale (Cox & Higham 1998, "Stability of Householder QR factorization for weighted
-        least squares problems").
+        A = I + S^1/2 U_O U_O^T S^1/2 / s2. Where S / s2 is so large that I would be lost in it,
+        its factor comes without it.
         """
-        root, sigma = self.signal.sqrt(), self.noise.sqrt()
-        weighted = (self.components * (root / sigma)[:, None]).T
-        order = weighted.square().sum(1).argsort(descending=True, stable=True)
-        seen = observed[:, order]
-        eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
-        eye = eye.expand(len(seen), -1, -1)
-        stacked = torch.cat([weighted[order] * seen[..., None], eye], 1)
-        q, factor = torch.linalg.qr(stacked)
-        target = torch.where(seen, centred[:, order] / sigma, 0)
-        pulled = (target[:, None] @ q[:, : len(order)]).mT
-        whitened = torch.linalg.solve_triangular(factor, pulled, upper=True)[..., 0]
-        inverse = torch.linalg.solve_triangular(factor, eye, upper=True)
-        return _Solved(factor, inverse, whitened, root * whitened)
+        weighted = self.components * (self.signal.sqrt() / self.noise.sqrt())[:, None]
+        target = torch.where(observed, centred, 0) / self.noise.sqrt()
+        solve = _by_gram if float(self.signal.max() / self.noise) < _STEEP else _by_rows
+        factor, whitened = solve(weighted, target, observed)
+        eye = torch.eye(len(weighted), dtype=weighted.dtype, device=weighted.device)
+        inverse = torch.linalg.solve_triangular(factor, eye.expand(factor.shape), upper=True)
+        return _Solved(factor, inverse, whitened, self.signal.sqrt() * whitened)
 
     def _codes_with_gaps(self, centred: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         solved = self._solve(centred, observed)
@@ -181,3 +174,32 @@ class PrincipalDensity:
 
     def _log_noise(self) -> Tensor:
         return _LOG_TWO_PI + self.noise.log()
+
+
+def _by_gram(weighted: Tensor, target: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """R ``(c, k, k)`` and u ``(c, k)`` with R^T R u = B_O target, R^T R = I + B_O B_O^T = A.
+
+    Args:
+        weighted: B ``(k, D)``.
+        target: ``(c, D)``, 0 where missing.
+        observed: ``(c, D)``.
+    """
+    held = weighted * observed[:, None, :]
+    precision = held @ held.mT
+    precision.diagonal(dim1=-2, dim2=-1).add_(1)
+    lower = torch.linalg.cholesky(precision)
+    return lower.mT, torch.cholesky_solve((target @ weighted.T)[..., None], lower)[..., 0]
+
+
+def _by_rows(weighted: Tensor, target: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from the QR of B_O^T stacked on I, for A has the squares of its scales.
+
+    Rows in descending order keep the digits of each scale (Cox & Higham 1998, "Stability of
+    Householder QR factorization for weighted least squares problems").
+    """
+    k, width = weighted.shape
+    order = weighted.square().sum(0).argsort(descending=True, stable=True)
+    eye = torch.eye(k, dtype=weighted.dtype, device=weighted.device).expand(len(target), -1, -1)
+    q, factor = torch.linalg.qr(torch.cat([(weighted * observed[:, None, :]).mT[:, order], eye], 1))
+    pulled = (target[:, None, order] @ q[:, :width]).mT
+    return factor, torch.linalg.solve_triangular(factor, pulled, upper=True)[..., 0]
