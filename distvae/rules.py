@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse_contradictions"]
 
+_LARGEST_FULL = 1024
+_MOST_SAMPLES = 10_000
 # Options that a kind does not have; their defaults pass.
 _ENCODED = ("posterior", "objective", "kl", "kl_weight", "kl_schedule", "free_bits", "mc_samples")
 _MEANINGLESS = {
@@ -34,6 +36,8 @@ def refuse_contradictions(config: TrainConfig) -> None:
     if config.prior == "normal" and config.kind == "autoencoder":
         _refuse("prior", config, "an autoencoder has no prior", "use gaussian or mixture")
     _refuse_objective(config)
+    _refuse_sizes(config)
+    _refuse_idle(config)
     if config.image and not config.channels:
         _refuse("channels", config, "a picture needs at least one stage", "give --channels 32,64")
     if config.kl_schedule == "cyclic" and not 0 < config.kl_warmup <= config.kl_cycle:
@@ -56,6 +60,42 @@ def _refuse_objective(config: TrainConfig) -> None:
     if config.free_bits and (config.objective == "iwae" or config.kl == "sampled"):
         rule = "needs the KL of each dimension in closed form"
         _refuse("free_bits", config, rule, "use --objective elbo --kl analytic")
+
+
+def _refuse_sizes(config: TrainConfig) -> None:
+    """Sizes that no machine can hold."""
+    if config.posterior == "full" and config.latent_dim > _LARGEST_FULL:
+        rule = f"a full posterior has k (k + 3) / 2 numbers per row: at most {_LARGEST_FULL}"
+        _refuse("latent_dim", config, rule, "use --posterior diagonal, or fewer dimensions")
+    samples = config.mc_samples * config.importance_samples
+    if samples > _MOST_SAMPLES:
+        rule = f"with importance_samples they make {samples:,} samples a row: at most 10,000"
+        _refuse("mc_samples", config, rule, "lower one of the two")
+    if config.prior_components > 1 and config.kind == "autoencoder" and config.latent_dim > 4096:
+        rule = "a prior fitted to the codes has k^2 numbers per component: at most 4096"
+        _refuse("latent_dim", config, rule, "use fewer dimensions")
+
+
+def _refuse_idle(config: TrainConfig) -> None:
+    """Options that would be read by nothing."""
+    owners = {
+        "channels": (bool(config.image), "belongs to a picture", "add --image COL"),
+        "landmarks": (config.kind == "kernel-pca", "belongs to kernel-pca", "leave it out"),
+        "kernel_gamma": (config.kind == "kernel-pca", "belongs to kernel-pca", "leave it out"),
+        "prior_components": (
+            config.kind == "autoencoder" and config.prior != "gaussian",
+            "belongs to a mixture fitted to an autoencoder's codes",
+            "leave it out",
+        ),
+        "inference_steps": (
+            config.inference != "amortised",
+            "belongs to another inference than amortised",
+            "add --inference semi-amortised",
+        ),
+    }
+    for field, (is_used, rule, remedy) in owners.items():
+        if not is_used and getattr(config, field) != type(config).model_fields[field].default:
+            _refuse(field, config, rule, remedy)
 
 
 def _refuse(field: str, config: TrainConfig, rule: str, remedy: str) -> None:

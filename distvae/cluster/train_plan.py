@@ -22,6 +22,7 @@ from distvae.planning import DataPlan, plan_data, plan_features
 __all__ = ["FREE", "TrainPlan", "make_architecture", "train_plan"]
 
 _MOST_VALIDATION_ROWS = 500_000
+_LARGEST_STEP_BYTES = 64 << 30
 # Squared error is what an autoencoder minimises unless told otherwise.
 _DEFAULT_HEADS = {"vae": DEFAULT_LIKELIHOOD, "autoencoder": "gaussian-fixed"}
 _PRIORS = {"autoencoder": "mixture"}
@@ -110,6 +111,7 @@ def train_plan(config: TrainConfig, data: DataPlan | None = None) -> TrainPlan:
         items=items,
     )
     _refuse_too_many_components(plan)
+    _refuse_too_large_a_step(plan)
     _refuse_what_cannot_be_built(plan)
     return plan
 
@@ -150,6 +152,22 @@ def make_architecture(
         landmarks=landmarks,
         binarize=config.binarize,
     )
+
+
+def _refuse_too_large_a_step(plan: TrainPlan) -> None:
+    """Activations of one step that no machine can hold: forward, backward, two layers at least."""
+    config = plan.config
+    samples = config.mc_samples * config.importance_samples
+    widest = max(sum(max(f.width, 1) for f in plan.features), *config.hidden_dims, 1)
+    size = 16 * samples * min(config.batch_size, plan.data.rows) * widest
+    if size > _LARGEST_STEP_BYTES:
+        raise UsageError(
+            "batch_size",
+            f"got {config.batch_size}",
+            f"with {samples:,} samples a row and {widest:,} elements a step needs "
+            f"{size / 2**30:,.0f} GiB, at most {_LARGEST_STEP_BYTES >> 30}",
+            "lower --batch-size, --importance-samples or --mc-samples",
+        )
 
 
 def _heads(config: TrainConfig, features: Sequence[Feature]) -> dict[str, str]:

@@ -28,9 +28,8 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 _LOWEST_LOG_PROB = -1e30
 _LARGEST_GRADIENT = 1e15
 # Bounds of what the decoder can say. Slopes, times sqrt(w): columns in step, slope 1, are within
-# reach for any w, and at a z far out 64 substitutions grow by (1 + 10 / 8)^63 = 1e22 at the very
-# most, squares and gradients of which float64 holds. Loadings: I + B B^T stays below 5e13, where
-# the rounding of its Cholesky factorisation (65 units of 1e-16 of the trace) cannot reach the I.
+# reach, and 64 substitutions grow by (1 + 10 / 8)^63 = 1e22 at most. Loadings: I + B B^T stays
+# below 5e13: rounding its Cholesky factorisation (65 units of 1e-16 of the trace) spares the I.
 _LARGEST_SLOPE = 10.0
 _LARGEST_LOADING = 1e5
 _FIRST_LOADING = 0.1
@@ -180,7 +179,7 @@ def _whiten_around_holes(
     diag(sigma_o) (I + B B^T) diag(sigma_o), B = diag(1 / sigma_o) M_oo^-1 M_om diag(sigma_m), and
     Q = M_oo diag(sigma_o) chol(I + B B^T), and Sigma itself, whose smallest eigenvalues rounding
     would swallow, is never formed. Missing elements have identity rows. Exact while no loading
-    passes 1e5: about, while no element's sigma is 1e5 times another's.
+    passes 1e5, about the ratio of two sigmas.
     """
     seen = observed[..., None]
     own = torch.where(seen & observed[..., None, :], slopes, 0)
@@ -237,6 +236,12 @@ class LowRankGaussian(JointGaussian):
         column = torch.arange(self.rank, device=mean.device, dtype=mean.dtype)
         waves = _FIRST_LOADING * torch.cos(math.pi * column[:, None] * place)
         return torch.cat([mean, torch.zeros_like(mean), waves.flatten()])
+
+    def output_gain(self) -> Tensor:
+        """Return 1, but 0 for log sigma: U only adds variance, and learns sooner from a start."""
+        gain = self.scale.new_ones(self.outputs)
+        gain[self.width : 2 * self.width] = 0
+        return gain
 
     def _loadings_and_factor(
         self, log_sigma: Tensor, rest: Tensor, observed: Tensor | None = None

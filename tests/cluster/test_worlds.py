@@ -14,6 +14,7 @@ import torch
 
 from distvae.cluster import held_out, loop, own, steps
 from distvae.cluster.checkpoints import State, read_state
+from distvae.cluster.flat import flatten
 from distvae.cluster.loop import train_loop
 from distvae.cluster.session import Resources
 from distvae.cluster.shards import TrainJob
@@ -22,10 +23,13 @@ from distvae.cluster.train import _job, train_plan
 from distvae.cluster.world import World
 from distvae.config import TrainConfig, build
 from distvae.console import Console
-from distvae.data.codec import fit_codec
+from distvae.data.codec import encode, fit_codec
 from distvae.data.storage import make_directory
 from distvae.errors import DataError, UsageError
+from distvae.model.likelihoods import Gaussian
+from distvae.model.vae import VAE
 from tests.cluster.helpers import make_table, write_data
+from tests.model.helpers import exact_log_likelihood
 
 pytestmark = pytest.mark.ray  # distvae.cluster.train imports what needs Ray
 
@@ -170,6 +174,77 @@ def stop_before(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
         real(self, rows, index, places, in_batch)
 
     monkeypatch.setattr(loop._Trainer, "_step", step)
+
+
+def test_a_linear_autoencoder_reaches_principal_components(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """min |x - g(f(x))|^2 with affine f and g: within 1 % of PCA's error (Baldi & Hornik 1989)."""
+    options = {
+        "kind": "autoencoder",
+        "hidden_dims": "none",
+        "include": ["v"],
+        "latent_dim": 2,
+        "epochs": 60,
+        "learning_rate": 0.02,
+        "learning_rate_schedule": "cosine",
+        "validation_fraction": 0.0,
+    }
+    table = make_table(700)
+    job = make_job(tmp_path, table, **options)
+    state = train(job, 1, monkeypatch)
+    model = VAE(job.architecture)
+    flatten(model, 0).values.data.copy_(state.tensors["weights"])
+    values = np.stack(table["v"].to_numpy()).astype(np.float64)
+    encoded = encode(job.codec, table.select(["v"]))
+    with torch.no_grad():
+        y, _ = model.prepare([torch.from_numpy(np.array(b)) for b in encoded.blocks], [None])
+        found = model.reconstruction_mean(model.decode(model.encode(y).mu)) - y
+    error = (found.double() * model.element_scale).square().sum(1).mean().item()
+    centred = values - values.mean(0)
+    spectrum = np.linalg.svd(centred, compute_uv=False) ** 2 / len(values)
+    best = spectrum[2:].sum()
+    assert best * 0.999 < error < best * 1.01
+
+
+def test_inference_per_row_reaches_probabilistic_pca(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an encoder, a linear decoder comes near the largest possible ln p(x)."""
+    options = {
+        "inference": "per-row",
+        "posterior": "full",
+        "hidden_dims": "none",
+        "include": ["v"],
+        "likelihood": ["v=gaussian-feature"],
+        "epochs": 80,
+        "learning_rate": 0.02,
+        "learning_rate_schedule": "cosine",
+        "validation_fraction": 0.0,
+    }
+    # Two steps without reparameterisation are EM-like: slow where noise is small. So plenty of it.
+    clean = np.stack(make_table(400)["v"].to_numpy())
+    noisy = (clean + np.random.default_rng(1).normal(size=clean.shape)).astype(np.float32)
+    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(noisy.ravel()), 8)})
+    job = make_job(tmp_path, table, **options)
+    state = train(job, 1, monkeypatch)
+    model = VAE(job.architecture)
+    flatten(model, 0).values.data.copy_(state.tensors["weights"])
+    head = model.observation.heads[0]
+    assert isinstance(head, Gaussian)
+    _, log_sigma = head.location_and_log_sigma(torch.zeros(1, 8))
+    scale = model.element_scale[0].item()
+    values = np.stack(table["v"].to_numpy()).astype(np.float64)
+    shift = job.codec.columns[0].shift
+    weight, bias = (p.detach().double().numpy() for p in model.decoder.last.parameters())
+    sigma = log_sigma.exp().mean().item() * scale
+    found = exact_log_likelihood(values, weight * scale, bias * scale + shift, sigma).mean()
+    centred = values - values.mean(0)
+    spectrum, vectors = np.linalg.eigh(centred.T @ centred / len(values))
+    noise = spectrum[:-3].mean()
+    loadings = vectors[:, -3:] * np.sqrt(spectrum[-3:] - noise)
+    best = exact_log_likelihood(values, loadings, values.mean(0), float(np.sqrt(noise))).mean()
+    assert best - 0.3 < found <= best + 1e-6
 
 
 def test_rows_own_posteriors_must_fit_in_memory(
