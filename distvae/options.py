@@ -78,6 +78,9 @@ def pairs(value: object) -> object:
 
 
 def one_or_many(value: object) -> object:
+    """One name or many; ``{"pixels": "28x28"}`` → ``["pixels=28x28"]``."""
+    if isinstance(value, dict):
+        return [f"{name}={choice}" for name, choice in value.items()]
     return [value] if isinstance(value, str) else value
 
 

@@ -112,6 +112,7 @@ def _write_models(world: Path, tiny_model: Path) -> None:
     _write_note(world, "begun")
     shutil.rmtree(world / "old_codec")
     codec = json.loads((tiny_model / "codec.json").read_text())
+    write_tiny_model(world / "autoencoder", {"kind": "autoencoder", "posterior": "point"})
     write_tiny_model(world / "old_codec", codec=json.dumps({**codec, "format": 0}))
 
 

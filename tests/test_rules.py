@@ -73,6 +73,7 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
         {"kl_schedule": "cyclic", "kl_warmup": 1.5, "kl_cycle": 3, "free_bits": 0.1},
         {"inference": "semi-amortised", "posterior": "full", "kl": "sampled"},
         {"image": "a=28x28", "channels": "8,16"},
+        {"image": {"a": "28x28"}},
     ],
 )
 def test_what_goes_together_passes(changes: dict[str, Any]) -> None:

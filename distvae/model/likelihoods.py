@@ -206,7 +206,9 @@ def make_head(likelihood: str, elements: Elements) -> Head:
     Raises:
         UsageError: unknown name, bad argument, or elements that the head does not take.
     """
-    name, _, argument = likelihood.partition(":")
+    name, colon, argument = likelihood.partition(":")
+    if colon and not argument:
+        raise UsageError("likelihood", repr(likelihood), "nothing follows the colon")
     if name not in HEADS:
         raise UsageError("likelihood", repr(likelihood), "must be one of " + ", ".join(HEADS))
     return HEADS[name](elements, argument or None)

@@ -214,6 +214,8 @@ def test_the_output_bias_starts_the_head_at_the_mean(name: str) -> None:
 
 
 def test_an_unknown_head_or_argument_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="likelihood: 'gaussian-fixed:'; nothing follows the colo"):
+        make_head("gaussian-fixed:", elements())
     with pytest.raises(UsageError, match="likelihood: 'poisson'; must be one of gaussian, "):
         make_head("poisson", elements())
     with pytest.raises(UsageError, match="likelihood: ':2'; this head takes no argument"):
