@@ -254,8 +254,9 @@ class _EmbedWorker:
         """(n, k) numbers as the columns of the layout."""
         with np.errstate(over="ignore"):
             numbers = values.astype(self.options.dtype, copy=False)
-        if self.options.dtype == "float16" and not np.isfinite(numbers).all():
-            largest = float(np.abs(values).max())
+        overflow = np.isinf(numbers) & np.isfinite(values)
+        if overflow.any():
+            largest = float(np.abs(values[overflow]).max())
             raise DataError(
                 "dtype",
                 f"got float16, and a value of {largest:g}",

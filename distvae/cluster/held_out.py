@@ -18,7 +18,7 @@ from distvae.model.vae import VAE
 
 __all__ = ["validate"]
 
-_ROWS = 4096
+_ROWS = 4096  # samples of rows in memory at a time
 
 
 def validate(
@@ -43,8 +43,9 @@ def validate(
     """
     config, objective = batches.job.config, objective_of(batches.job)
     sums = torch.zeros(4, dtype=torch.float64)
-    for start in range(0, len(rows), _ROWS):
-        index = slice(start, start + _ROWS)
+    count = max(1, _ROWS // objective.samples)
+    for start in range(0, len(rows), count):
+        index = slice(start, start + count)
         part = rows.take(index)
         batch = batches.held_out(part)
         with torch.no_grad():
