@@ -1,5 +1,6 @@
 # make quickstart      .venv, the pinned set, and the whole story on real data
 # make bench-mnist     .venv, the pinned set, and MNIST with k = 1, 5, 50 (an hour on two cores)
+# make bench-tables    .venv, the pinned set, and mixed tables beside TVAE (an hour on two cores)
 # make test            .venv, the pinned set, and every test
 #
 # Choices, on the command line:
@@ -10,6 +11,7 @@
 #   VENV_ARGS=--system-site-packages        use what PYTHON has installed already, torch included
 #   PYTEST_ARGS="-k codec"                  some of the tests
 #   QUICKSTART_ARGS="--dir DIR"             options of distvae quickstart
+#   TABLES=DIR                              folder of adult.parquet and the other tables
 #   MNIST=DIR                               folder of mnist_train.parquet and mnist_test.parquet
 
 PYTHON ?= $(firstword $(shell command -v python3.11) python3)
@@ -21,12 +23,13 @@ PYTEST_ARGS ?=
 QUICKSTART_ARGS ?=
 BENCH_ARGS ?=
 MNIST ?= ../shared/data
+TABLES ?= ../shared/data
 
 BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint $(VENV)/constraints.txt $(PIP_ARGS)
 
-.PHONY: quickstart test lint wheel bench bench-mnist clean
+.PHONY: quickstart test lint wheel bench bench-mnist bench-tables clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -52,6 +55,13 @@ bench-mnist: $(VENV)/.installed
 		echo "error: MNIST: no mnist_train.parquet in $(MNIST); it is needed here;" \
 			"name its folder with make bench-mnist MNIST=DIR" >&2; exit 4; }
 	$(BIN)/python -m benchmarks.mnist $(MNIST) $(BENCH_ARGS)
+
+bench-tables: $(VENV)/.installed-dev
+	@test -f $(TABLES)/adult.parquet || { \
+		echo "error: TABLES: no adult.parquet in $(TABLES); it is needed here;" \
+			"name its folder with make bench-tables TABLES=DIR" >&2; exit 4; }
+	$(BIN)/python -m benchmarks.tables --data $(TABLES) --out build/bench-tables.json \
+		--pip-args='$(PIP_ARGS)' $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

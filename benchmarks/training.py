@@ -76,7 +76,7 @@ def make_trainer(path: str, column: str, batch: int, **options: Any) -> _Trainer
         summary = merge(summary, summary_from_bytes(part.summary))
     rows = tuple(part.training_rows for part in found)
     passed = Pass(summary, rows, tuple(0 for _ in rows))
-    codec = fit_codec(plan.features, summary, frozenset(plan.heads))
+    codec = fit_codec(plan.features, summary, codings=plan.codings)
     trainer = _Trainer(
         _job(plan, passed, codec, {"bytes_for_rows": 1 << 33}), World(), lambda _: None
     )

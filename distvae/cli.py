@@ -220,8 +220,8 @@ def _metavar(field: str, info: FieldInfo) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return "|".join(typing.get_args(kind))
     if typing.get_origin(kind) is dict:
-        return "COL=HEAD"
-    if field in ("key", "keep", "include", "exclude", "color"):
+        return {"likelihood": "COL=HEAD", "role": "COL=ROLE"}.get(field, "COL=VALUE")
+    if field in ("key", "keep", "include", "exclude", "color", "condition_on", "target"):
         return "COL"
     plain = {int: "N", float: "NUMBER", str: "TEXT"}
     for candidate in (kind, *typing.get_args(kind)):
@@ -304,7 +304,7 @@ def _assign(cls: type[Config], values: dict[str, Any], assignment: str) -> None:
         or typing.get_origin(cls.model_fields[key].annotation) is not dict
     ):
         raise UsageError(
-            f"--set {path}", "has no parts", "only likelihood takes KEY.COLUMN=VALUE", "see --help"
+            f"--set {path}", "has no parts", "only COLUMN=VALUE options do", "see --help"
         )
     present = values.get(key) or {}
     if not isinstance(present, dict):

@@ -24,6 +24,7 @@ from distvae.config import (
     VerifyConfig,
 )
 from distvae.console import Console, human_bytes, human_seconds
+from distvae.data.roles import Feature
 from distvae.planning import plan_data, plan_features, require_model
 
 __all__ = ["execute"]
@@ -62,7 +63,7 @@ def plan(name: str, config: Config) -> Result:
 def _train(config: Config, console: Console) -> Result:
     known = cast(TrainConfig, config)
     data = plan_data(known.data, known.fragment_rows, known.where)
-    plan_features(data, known.include, known.exclude)
+    plan_features(data, known.include, known.exclude, known.role)
     from distvae.cluster.train import train
 
     return train(known, console, data)
@@ -71,7 +72,9 @@ def _train(config: Config, console: Console) -> Result:
 def _embed(config: Config, console: Console) -> Result:
     known = cast(EmbedConfig, config)
     require_model(known.model)
-    data = plan_data(known.data, known.fragment_rows, known.where)
+    data = None
+    if known.on_wrong_type == "error":
+        data = plan_data(known.data, known.fragment_rows, known.where)
     from distvae.cluster.embed import embed
 
     return embed(known, console, data)
@@ -138,8 +141,35 @@ def _plan_train(config: Config) -> Result:
 
     planned = train_plan(cast(TrainConfig, config))
     columns = {feature.name: f"{feature.role} ({feature.width})" for feature in planned.features}
-    memory = sum(f.width * max(f.element.itemsize, 1) for f in planned.features) * planned.data.rows
-    return {**planned.data.describe(), "columns": columns, "bytes_in_memory_at_most": memory}
+    memory = sum(_bytes_of(feature) for feature in planned.features) * planned.data.rows
+    resolved = {name: getattr(planned.config, name) for name in _RESOLVED}
+    return {
+        **planned.data.describe(),
+        "columns": columns,
+        "likelihoods": planned.heads,
+        "conditions": list(planned.conditions),
+        "left_out": {column.name: column.reason for column in planned.left_out},
+        "resolved_defaults": resolved,
+        "bytes_in_memory_at_most": memory,
+    }
+
+
+_RESOLVED = (
+    "hidden_dims",
+    "decoder_dims",
+    "kl_weight",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "learning_rate_schedule",
+    "prior",
+    "prior_components",
+)
+
+
+def _bytes_of(feature: Feature) -> int:
+    """Of an encoded row, at most: a scalar and the mark of its absence are two float32."""
+    return feature.width * feature.element.itemsize if feature.role == "vector" else 8
 
 
 def _plan_embed(config: Config) -> Result:

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from distvae.errors import UsageError
-from distvae.options import Config, JobConfig, Mode, Names, need, parse_bytes, worker_range
+from distvae.options import (
+    Config,
+    JobConfig,
+    Mode,
+    Names,
+    need,
+    no_empty,
+    pairs,
+    parse_bytes,
+    worker_range,
+)
 from distvae.train_options import TrainConfig
 
 __all__ = [
@@ -32,6 +42,26 @@ __all__ = [
     "parse_bytes",
     "worker_range",
 ]
+
+
+_ON_UNSEEN: Any = Field(
+    "other",
+    description="A category that training did not see: an error, a rejected row, or taken as one "
+    "of the rarest (other).",
+)
+_ON_OUT_OF_RANGE: Any = Field(
+    "clip",
+    description="A number beyond the range of training: an error, a rejected row, or taken as "
+    "outside, improbable (clip).",
+)
+_ON_INFINITE: Any = Field(
+    "reject", description="An infinite number: an error, a rejected row, or the largest (clip)."
+)
+_ON_WRONG_TYPE: Any = Field(
+    "error",
+    description="A column of another type than in training, in one file of many: an error, or its "
+    "rows are rejected. What can be cast without loss is.",
+)
 
 
 class _OutputConfig(JobConfig):
@@ -54,7 +84,9 @@ class EmbedConfig(_OutputConfig):
     )
     keep: Names = Field((), description="Further columns to copy.")
     with_elbo: bool = Field(
-        False, description="Add columns elbo (nats) and reconstruction_error (raw units)."
+        False,
+        description="Add columns elbo (nats; the lower, the odder the row) and "
+        "reconstruction_error (raw units).",
     )
     no_sigma: bool = Field(False, description="Leave out the sigma column.")
     layout: Literal["fixed", "list", "columns"] = Field(
@@ -72,6 +104,10 @@ class EmbedConfig(_OutputConfig):
         "lowers a row's ELBO.",
     )
     max_rejected: float = Field(0.0, ge=0, le=1, description="Share of rows that may be rejected.")
+    on_unseen: Literal["error", "reject", "other"] = _ON_UNSEEN
+    on_out_of_range: Literal["error", "reject", "clip"] = _ON_OUT_OF_RANGE
+    on_infinite: Literal["error", "reject", "clip"] = _ON_INFINITE
+    on_wrong_type: Literal["error", "reject"] = _ON_WRONG_TYPE
 
     @model_validator(mode="after")
     def _rules(self) -> EmbedConfig:
@@ -90,11 +126,29 @@ class GenerateConfig(_OutputConfig):
         description="Points that become z: normal, uniform through the inverse Gaussian CDF, or "
         "scrambled Sobol points (up to 2^30 rows).",
     )
+    given: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
+        {},
+        description="COLUMN=VALUE of a column that the model is conditioned on (train "
+        "--condition-on); null for a missing value. Other conditions are drawn from training rows.",
+    )
+    given_from: str | None = Field(
+        None,
+        description="Parquet file, folder or URI of conditions: one synthetic row per row of it.",
+    )
     with_latents: bool = Field(False, description="Add the latent column z.")
 
     @model_validator(mode="after")
     def _rules(self) -> GenerateConfig:
         need(self, "model", "out")
+        no_empty("given", [k for k, v in self.given.items() if not k or not v])
+        if self.given_from is not None:
+            for field in ("given", "rows", "offset"):
+                if getattr(self, field):
+                    raise ValueError(
+                        f"{field}: got {getattr(self, field)}; given_from tells every row; give "
+                        "one of the two"
+                    )
+            return self
         if self.rows < 1:
             raise ValueError(f"rows: got {self.rows}; must be at least 1; give --rows N")
         if self.rows + self.offset >= 2**62:
@@ -115,6 +169,20 @@ class EvaluateConfig(JobConfig):
     refine: int = Field(
         0, ge=0, le=100_000, description="Gradient steps on each row's own posterior first."
     )
+    synthetic: str | None = Field(
+        None,
+        description="Synthetic dataset to compare with DATA: fidelity and privacy figures.",
+    )
+    training_data: Names = Field(
+        (),
+        description="Rows that the model was trained on, for the privacy figures (none: DATA "
+        "itself if the model was trained on it).",
+    )
+    target: str | None = Field(
+        None,
+        description="Column to predict, COL or COL=VALUE (the value of interest): train on "
+        "synthetic, test on real.",
+    )
     where: str | None = Field(None, description="Evaluate only rows that fit the expression.")
     fragment_rows: int = Field(
         262_144, ge=1, description="Rows per unit of work, cut at row groups."
@@ -123,6 +191,11 @@ class EvaluateConfig(JobConfig):
     @model_validator(mode="after")
     def _rules(self) -> EvaluateConfig:
         need(self, "data", "model")
+        for field in ("target", "training_data"):
+            if getattr(self, field) and self.synthetic is None:
+                raise ValueError(
+                    f"{field}: got {getattr(self, field)}; belongs to a comparison; add --synthetic"
+                )
         return self
 
 
@@ -133,6 +206,14 @@ class ReportConfig(Config):
     embeddings: str | None = Field(None, description="Dataset that embed wrote.")
     synthetic: str | None = Field(None, description="Dataset that generate wrote.")
     data: Names = Field((), description="Real rows: for reconstructions and marginals.")
+    training_data: Names = Field(
+        (),
+        description="Rows that the model was trained on, for the privacy figures (none: DATA "
+        "itself if the model was trained on it).",
+    )
+    target: str | None = Field(
+        None, description="Column to predict, COL or COL=VALUE: train on synthetic, test on real."
+    )
     color: str | None = Field(
         None, description="Column of the embeddings that colours the latent space."
     )
@@ -141,6 +222,12 @@ class ReportConfig(Config):
     @model_validator(mode="after")
     def _rules(self) -> ReportConfig:
         need(self, "model", "out")
+        for field in ("target", "training_data"):
+            if getattr(self, field) and not (self.synthetic and self.data):
+                raise ValueError(
+                    f"{field}: got {getattr(self, field)}; belongs to a comparison; add "
+                    "--synthetic and --data"
+                )
         return self
 
 

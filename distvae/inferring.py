@@ -29,6 +29,7 @@ __all__ = [
     "codes",
     "infer_raw",
     "log_likelihood_rows",
+    "posterior_sample",
     "refining_steps",
     "row_terms",
 ]
@@ -55,17 +56,28 @@ class Codes:
 
 @dataclass(frozen=True)
 class RowTerms:
-    """Per row: reconstruction (n,), KL (n, k), squared error in raw units (n,), mu (n, k)."""
+    """Per row, in nats but for the error in raw units.
+
+    Attributes:
+        reconstruction: (n,) E_q[log p(x|z)].
+        kl: (n, k) KL(q || N(0, I)) by dimension.
+        prior_gap: (n,) E_q[log N(z; 0, I) - log p(z)]: with it, ``kl`` adds up to KL(q || p(z)).
+        squared_error: (n,) of decoding mu, over measured values.
+        missingness: (n,) the part of the reconstruction that says which values are missing.
+        mu: (n, k).
+    """
 
     reconstruction: Float64
     kl: Float64
+    prior_gap: Float64
     squared_error: Float64
+    missingness: Float64
     mu: Float64
 
     @property
     def elbo(self) -> Float64:
         """Return the ELBO, (n,), in nats."""
-        difference: Float64 = self.reconstruction - self.kl.sum(1)
+        difference: Float64 = self.reconstruction - self.kl.sum(1) - self.prior_gap
         return difference
 
 
@@ -163,6 +175,17 @@ def codes(
     return Codes(results[0], results[1], results[2] if full else None)
 
 
+def posterior_sample(found: Codes, eps: Float32) -> Float32:
+    """Return mu + L eps (n, k) for standard normal ``eps (n, k)``."""
+    if found.scale_tril is None:
+        return found.mu + found.sigma * eps
+    k = eps.shape[1]
+    factor = np.zeros((len(eps), k, k), np.float32)
+    factor[(slice(None), *np.tril_indices(k))] = found.scale_tril
+    z: Float32 = found.mu + np.einsum("nij,nj->ni", factor, eps)
+    return z
+
+
 def row_terms(
     model: Model,
     encoded: Encoded,
@@ -192,29 +215,41 @@ def row_terms(
     network, k, blocks = model.network, model.latent_dim, len(encoded.blocks)
     eps = pair_of_draws(seed, "score-elbo", rows, k)
     uniforms = _binary_noise(model, rows, seed) if binarized else None
+    companions = [
+        index
+        for index, spec in enumerate(model.files.architecture.features)
+        if spec.get("companion_of") is not None
+    ]
 
     def evaluate(arrays: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor, ...]:
         draw, own = arrays[-2:]
         assert draw is not None
         y, observed = _prepared(model, arrays[:-2], blocks)
         posterior = _posterior(model, own, y, observed)
-        terms = network.terms_of(posterior, y, observed, _with_negatives(draw))
+        per_feature = bool(len(companions))
+        terms = network.terms_of(posterior, y, observed, _with_negatives(draw), per_feature)
         exact, mu = y, posterior.mu
         if uniforms is not None:
             exact, _ = _prepared(model, (*arrays[: 2 * blocks], None), blocks)
             mu = _posterior(model, own, exact, observed).mu
-        error = (network.reconstruction_mean(network.decode(mu)) - exact).double()
-        square = (error * network.element_scale).square()
+        params = network.decode(mu, network.context(exact, observed))
+        square = network.raw_error(params, exact).square()
         if observed is not None:
             square = torch.where(observed, square, 0)
         # The root keeps large raw units within float32, in which results travel.
         root = square.sum(-1, keepdim=True).sqrt()
-        return terms.reconstruction[:, None], terms.kl, root, mu
+        zero = torch.zeros_like(root)
+        gap = zero if terms.prior_gap is None else terms.prior_gap[:, None]
+        missing = zero
+        if terms.per_feature is not None:
+            missing = terms.per_feature[:, companions].sum(-1, keepdim=True)
+        return terms.reconstruction[:, None], terms.kl, gap, root, missing, mu
 
     arrays = [*encoded.blocks, *encoded.masks, uniforms, eps, raw]
-    parts = run_blocks(evaluate, arrays, (1, k, 1, k), model.device, precision)
-    reconstruction, kl, root, mu = (part.astype(np.float64) for part in parts)
-    return RowTerms(reconstruction[:, 0], kl, np.square(root[:, 0]), mu)
+    parts = run_blocks(evaluate, arrays, (1, k, 1, 1, 1, k), model.device, precision)
+    reconstruction, kl, gap, root, missing, mu = (part.astype(np.float64) for part in parts)
+    error = np.square(root[:, 0])
+    return RowTerms(reconstruction[:, 0], kl, gap[:, 0], error, missing[:, 0], mu)
 
 
 def log_likelihood_rows(

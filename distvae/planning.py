@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
+from distvae.data.flatten import flatten_schema
 from distvae.data.fragments import Fragment, plan_input
 from distvae.data.inputs import Inputs, scan
 from distvae.data.reading import read_fragment
-from distvae.data.roles import Feature, infer_features, peek_widths, require_known, total_width
+from distvae.data.roles import (
+    Feature,
+    LeftOut,
+    infer_features,
+    peek_widths,
+    require_known,
+    total_width,
+    unusable,
+)
 from distvae.data.storage import Location, kind, locate
 from distvae.data.where import parse_where
 from distvae.errors import DataError, OutputError, StorageError
@@ -23,6 +34,7 @@ __all__ = [
     "require_file_place",
     "require_model",
     "require_parent",
+    "sources",
 ]
 
 _PEEK_ROWS = 1024
@@ -61,15 +73,22 @@ class DataPlan:
         }
 
 
-def plan_data(data: Sequence[str], rows_per_fragment: int, where: str | None = None) -> DataPlan:
+def plan_data(
+    data: Sequence[str],
+    rows_per_fragment: int,
+    where: str | None = None,
+    expected: pa.Schema | None = None,
+) -> DataPlan:
     """Read the footers of ``data`` and cut it into fragments.
+
+    ``expected`` as for `distvae.data.inputs.scan`.
 
     Raises:
         StorageError: a path that is missing or cannot be read.
         DataError: not Parquet, schemas that differ, or no rows at all.
         UsageError: ``where`` does not fit the columns.
     """
-    inputs = scan(data)
+    inputs = scan(data, expected)
     if inputs.rows == 0:
         raise DataError(", ".join(data[:3]), "holds no rows", "at least one row is needed")
     if where is not None:
@@ -114,25 +133,38 @@ def expand_names(option: str, names: Sequence[str], known: Sequence[str]) -> tup
 
 
 def plan_features(
-    plan: DataPlan, include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> tuple[Feature, ...]:
-    """The features of the input; the first rows tell the widths of variable lists.
+    plan: DataPlan,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    roles: Mapping[str, str] | None = None,
+) -> tuple[tuple[Feature, ...], tuple[LeftOut, ...]]:
+    """The features of the input, and the columns that are none, with the reason.
+
+    The first rows tell the widths of variable lists.
 
     Raises:
-        UsageError: an unknown column.
-        DataError: a column that is no feature, or whose width cannot be told.
+        UsageError: an unknown column, or a role that its type cannot have.
+        DataError: a column that was asked for is no feature, or its width cannot be told.
     """
     schema = plan.inputs.schema
-    included = expand_names("include", include, schema.names)
-    excluded = expand_names("exclude", exclude, schema.names)
-    features = infer_features(schema, included, excluded)
-    unknown = [feature.name for feature in features if feature.width == 0]
+    flat = flatten_schema(schema).names
+    parts = [name[:end] for name in flat for end in range(len(name)) if name[end] == "."]
+    known = list(dict.fromkeys((*schema.names, *flat, *parts)))
+    included = expand_names("include", include, known)
+    excluded = expand_names("exclude", exclude, known)
+    features = infer_features(schema, included, excluded, roles=roles or {})
+    unknown = [feature.source for feature in features if feature.width == 0]
     if unknown:
         first = next(read_fragment(plan.inputs.files, plan.fragments[0], unknown, _PEEK_ROWS))
         widths = peek_widths(first, first.schema)
-        features = infer_features(schema, included, excluded, widths)
+        features = infer_features(schema, included, excluded, widths, roles or {})
     total_width(features)
-    return features
+    return features, tuple(unusable(schema, included, excluded, roles or {}))
+
+
+def sources(features: Sequence[Feature]) -> list[str]:
+    """The table's columns that hold ``features``: several may come from one struct."""
+    return list(dict.fromkeys(feature.source for feature in features))
 
 
 def require_file_place(option: str, path: str) -> None:

@@ -63,6 +63,8 @@ def quickstart(config: QuickstartConfig, console: Console) -> dict[str, Any]:
             embeddings=paths["embeddings"],
             synthetic=paths["synthetic"],
             data=(paths["test"],),
+            training_data=(),
+            target=None,
             color="label",
             out=paths["report.html"],
         ),

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from distvae.comparing import compare
 from distvae.config import ReportConfig
 from distvae.console import Console
 from distvae.data.codec import encode
@@ -21,6 +22,8 @@ from distvae.data.reading import read_fragment
 from distvae.data.roles import require_known
 from distvae.data.storage import locate, write_bytes
 from distvae.errors import DataError
+from distvae.fidelity import LEAST_ROWS, available
+from distvae.fidelity.frames import flat_table, kind_of
 from distvae.model.files import CONFIG, parse_json
 from distvae.saved import Model, check_columns, read_model
 
@@ -34,6 +37,7 @@ _NOT_COLOURS = frozenset(
     {"_file", "_row", "mu", "sigma", "scale_tril", "elbo", "reconstruction_error"}
 )
 _MOST_CLASSES = 20
+_NO_FIDELITY = "Fidelity figures of synthetic rows need pip install 'distvae[fidelity]'."
 
 Array = npt.NDArray[Any]
 
@@ -49,8 +53,12 @@ def write_report(config: ReportConfig, console: Console) -> dict[str, Any]:
     content = read_model(config.model)
     model = Model.from_files(content, config.model)
     mu, colour, colour_name = _latent(config, model)
-    real, originals, reconstructions = _real(config, model)
-    synthetic = _synthetic(config, model)
+    rows, originals, reconstructions = _real(config, model)
+    made = _synthetic(config, model)
+    if rows is not None and made is not None:
+        console.note("comparing synthetic and real rows")
+    figures = _fidelity(config, model, rows, made)
+    real, synthetic = _columns(rows), _columns(made)
     console.note("drawing the report")
     page = render(
         ReportInputs(
@@ -67,10 +75,12 @@ def write_report(config: ReportConfig, console: Console) -> dict[str, Any]:
             samples={name: values[:_EXAMPLES] for name, values in synthetic.items()},
             real=real,
             synthetic=synthetic,
+            fidelity=figures,
+            notes=[_NO_FIDELITY] if _comparable(rows, made) and not available() else (),
             image_shapes={
-                c.feature.name: shape
-                for c in model.codec.columns
-                if c.feature.role == "vector" and (shape := image_shape(c.feature.width))
+                feature.name: shape
+                for feature in model.codec.features
+                if feature.role == "vector" and (shape := image_shape(feature.width))
             },
         )
     )
@@ -132,7 +142,7 @@ def _latent(config: ReportConfig, model: Model) -> tuple[Array | None, Array | N
     if name is None:
         return mu, None, None
     require_known("color", [name], table.column_names)
-    return mu, np.asarray(table.column(name).to_pylist(), dtype=object), name
+    return mu, _values(table.column(name)), name
 
 
 def _choose_colour(table: pa.Table) -> str | None:
@@ -141,7 +151,10 @@ def _choose_colour(table: pa.Table) -> str | None:
     for field in table.schema:
         scalar = not pa.types.is_nested(field.type) and not field.name.startswith(("mu_", "sigma_"))
         if scalar and field.name not in _NOT_COLOURS:
-            distinct = pc.count_distinct(table.column(field.name)).as_py()
+            column = table.column(field.name)
+            if pa.types.is_dictionary(field.type):  # Arrow does not count distinct codes
+                column = column.cast(field.type.value_type)
+            distinct = pc.count_distinct(column).as_py()
             if 2 <= distinct <= _MOST_CLASSES or (
                 distinct > 1 and pa.types.is_floating(field.type)
             ):
@@ -151,10 +164,10 @@ def _choose_colour(table: pa.Table) -> str | None:
 
 def _real(
     config: ReportConfig, model: Model
-) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
-    """(marginal rows, example rows, their reconstructions) per column of the real data."""
+) -> tuple[pa.Table | None, dict[str, Array], dict[str, Array]]:
+    """(rows for the marginals, example rows, their reconstructions) of the real data."""
     if not config.data:
-        return {}, {}, {}
+        return None, {}, {}
     check_columns(model, scan(config.data).schema, config.data)
     table = sample_rows(config.data, _MARGINAL_ROWS, model.schema.names)
     encoded = encode(model.codec, table)
@@ -164,29 +177,92 @@ def _real(
         raise DataError(", ".join(config.data), found, "one is needed", "give other rows as --data")
     examples = usable.take(pa.array(np.arange(_EXAMPLES) * usable.num_rows // _EXAMPLES))
     mu, _ = model.encode(examples)
-    return _columns(usable), _columns(examples), _columns(model.decode(mu))
+    given = examples if model.files.architecture.conditions else None
+    return usable, _columns(examples), _columns(model.decode(mu, given))
 
 
-def _synthetic(config: ReportConfig, model: Model) -> dict[str, Array]:
-    """Rows of the synthetic dataset per column."""
+def _synthetic(config: ReportConfig, model: Model) -> pa.Table | None:
+    """Rows of the synthetic dataset."""
     if config.synthetic is None:
-        return {}
+        return None
     check_columns(model, scan([config.synthetic]).schema, [config.synthetic])
-    return _columns(sample_rows([config.synthetic], _MARGINAL_ROWS, model.schema.names))
+    return sample_rows([config.synthetic], _MARGINAL_ROWS, model.schema.names)
 
 
-def _columns(table: pa.Table) -> dict[str, Array]:
-    return {name: _numbers(table.column(name)) for name in table.column_names}
+def _fidelity(
+    config: ReportConfig, model: Model, real: pa.Table | None, synthetic: pa.Table | None
+) -> dict[str, Any]:
+    """How alike the rows are; nothing without the libraries, or where nothing compares."""
+    if config.synthetic is None or not (_comparable(real, synthetic) and available()):
+        return {}
+    return compare(model, scan(config.data), config)
+
+
+def _comparable(real: pa.Table | None, synthetic: pa.Table | None) -> bool:
+    """Whether both hold enough rows, and a column that is no vector."""
+    if real is None or synthetic is None:
+        return False
+    schema = flat_table(synthetic).schema
+    scalar = any(kind_of(field.type) is not None for field in schema)
+    return scalar and min(real.num_rows, synthetic.num_rows) >= LEAST_ROWS
+
+
+def _columns(table: pa.Table | None) -> dict[str, Array]:
+    """Values by column, structs as dotted columns; columns that no page can show are left out."""
+    if table is None:
+        return {}
+    flat = flat_table(table)
+    return {
+        field.name: _values(flat.column(field.name))
+        for field in flat.schema
+        if kind_of(field.type) is not None
+        or pa.types.is_list(field.type)
+        or pa.types.is_large_list(field.type)
+        or pa.types.is_fixed_size_list(field.type)
+    }
+
+
+def _values(column: pa.ChunkedArray) -> Array:
+    """(n,) numbers, instants, spans or objects of text, as `ReportInputs` says; (n, w) of lists."""
+    kind = kind_of(column.type)
+    if kind in ("boolean", "categorical"):
+        return np.array([None if v is None else _text(v) for v in column.to_pylist()], dtype=object)
+    if kind == "datetime":
+        return _times(column)
+    return _numbers(column)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _times(column: pa.ChunkedArray) -> Array:
+    """(n,) datetime64[us] of dates and timestamps, timedelta64[us] of times and durations."""
+    type_ = column.type
+    if pa.types.is_date(type_) or pa.types.is_timestamp(type_):
+        whole = pc.cast(column, pa.timestamp("us"), safe=False).cast(pa.int64())
+        return _with_gaps(whole, "datetime64[us]")
+    if pa.types.is_time(type_):
+        column = pc.cast(pc.cast(column, pa.time64("us"), safe=False), pa.int64())
+    else:
+        column = pc.cast(pc.cast(column, pa.duration("us"), safe=False), pa.int64())
+    return _with_gaps(column, "timedelta64[us]")
+
+
+def _with_gaps(column: pa.ChunkedArray, dtype: str) -> Array:
+    """Whole numbers (n,) of an Arrow column as NumPy's times; null becomes NaT."""
+    nothing = np.iinfo(np.int64).min
+    return np.asarray(pc.fill_null(column, nothing).to_numpy()).view(dtype)
 
 
 def _numbers(column: pa.ChunkedArray) -> Array:
     """(n,) float64, or (n, w) for lists; null becomes NaN."""
     array = column.combine_chunks()
     if not pa.types.is_nested(array.type):
-        return np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
+        return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
     width = array.type.list_size if pa.types.is_fixed_size_list(array.type) else None
     whole = array.drop_null() if array.null_count else array
-    flat = whole.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False)
+    flat = whole.flatten().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     width = width or (len(flat) // max(len(whole), 1))
     values = np.full((len(array), width), np.nan)
     values[array.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(len(whole), width)

@@ -29,12 +29,16 @@ def refuse_contradictions(config: TrainConfig) -> None:
     for field in _MEANINGLESS.get(config.kind, ()):
         if getattr(config, field) != type(config).model_fields[field].default:
             _refuse(field, config, f"kind {config.kind} has no such choice", "leave it out")
-    fitted = config.prior in ("gaussian", "mixture")
-    if fitted and config.kind != "autoencoder":
+    fitted = config.prior in ("gaussian", "mixture", "flow")
+    if fitted and config.kind not in ("vae", "autoencoder"):
         rule = f"kind {config.kind} has a prior of its own"
-        _refuse("prior", config, rule, "use --kind autoencoder, or leave it out")
+        _refuse("prior", config, rule, "use --kind vae, or leave it out")
     if config.prior == "normal" and config.kind == "autoencoder":
-        _refuse("prior", config, "an autoencoder has no prior", "use gaussian or mixture")
+        _refuse("prior", config, "an autoencoder has no prior", "use gaussian, mixture or flow")
+    if config.condition_on and config.kind != "vae":
+        _refuse("condition_on", config, "needs kind vae", "leave out --kind")
+    if config.on_infinite == "clip" and config.kind not in ("vae", "autoencoder"):
+        _refuse("on_infinite", config, "needs kind vae or autoencoder", "leave it out")
     _refuse_objective(config)
     _refuse_sizes(config)
     _refuse_idle(config)
@@ -71,7 +75,8 @@ def _refuse_sizes(config: TrainConfig) -> None:
     if samples > _MOST_SAMPLES:
         rule = f"with importance_samples they make {samples:,} samples a row: at most 10,000"
         _refuse("mc_samples", config, rule, "lower one of the two")
-    if config.prior_components > 1 and config.kind == "autoencoder" and config.latent_dim > 4096:
+    fitted = config.kind == "autoencoder" or config.prior in ("gaussian", "mixture", "flow")
+    if fitted and config.latent_dim > 4096:
         rule = "a prior fitted to the codes has k^2 numbers per component: at most 4096"
         _refuse("latent_dim", config, rule, "use fewer dimensions")
 
@@ -83,8 +88,8 @@ def _refuse_idle(config: TrainConfig) -> None:
         "landmarks": (config.kind == "kernel-pca", "belongs to kernel-pca", "leave it out"),
         "kernel_gamma": (config.kind == "kernel-pca", "belongs to kernel-pca", "leave it out"),
         "prior_components": (
-            config.kind == "autoencoder" and config.prior != "gaussian",
-            "belongs to a mixture fitted to an autoencoder's codes",
+            config.kind in ("vae", "autoencoder") and config.prior in ("auto", "mixture"),
+            "belongs to a mixture fitted to the codes",
             "leave it out",
         ),
         "inference_steps": (

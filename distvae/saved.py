@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distvae.data.codec import Codec, Encoded, decode, encode
+from distvae.data.codec import Codec, Encoded, Policies, decode, encode, fills
+from distvae.data.schemas import common_type
 from distvae.data.storage import kind, read_bytes
 from distvae.errors import DataError, UsageError
 from distvae.model import noise
 from distvae.model.files import (
     CODEC,
+    CONDITIONS,
     CONFIG,
     HISTORY,
     METRICS,
@@ -33,7 +35,7 @@ from distvae.planning import require_model
 
 __all__ = ["Model", "check_columns", "load", "read_model"]
 
-_FILES = (CODEC, WEIGHTS, HISTORY, METRICS, README)
+_FILES = (CODEC, WEIGHTS, HISTORY, METRICS, README, CONDITIONS)
 
 Float32 = npt.NDArray[np.float32]
 
@@ -117,24 +119,102 @@ class Model:
             )
         return encoded
 
-    def decode(self, z: npt.NDArray[Any]) -> pa.Table:
-        """The expected row E[x|z] of each latent vector, z (n, k), in the training schema.
+    def decode(self, z: npt.NDArray[Any], given: pa.Table | None = None) -> pa.Table:
+        """The row that each latent vector z (n, k) stands for, in the training schema.
+
+        Numbers are the expected value E[x|z], the median where they have classes (histogram);
+        categories, and whether a value is missing, are the most likely one.
+
+        Args:
+            z: latent vectors.
+            given: the columns that a conditional model is given, n rows; None draws them.
 
         Raises:
-            DataError: z has another width.
+            DataError: z has another width, or ``given`` does not fit.
         """
         latents = np.ascontiguousarray(z, dtype=np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise DataError("z", f"has shape {latents.shape}", f"must be (n, {self.latent_dim})")
-        return decode(self.codec, decode_rows(self.network, latents, device=self.device))
+        rows = self._given(given, 0, 0, len(latents))
+        return decode(
+            self.codec, decode_rows(self.network, latents, device=self.device, given=rows)
+        )
 
-    def sample(self, n: int, seed: int = 0, offset: int = 0, source: str = "normal") -> pa.Table:
+    def impute(self, table: pa.Table, seed: int | None = None) -> pa.Table:
+        """The table with its missing values filled in; everything else stays as it is.
+
+        Columns that a conditional model is given stay as they are, too.
+
+        A missing value becomes the one that the decoder holds most likely at the posterior's mean
+        (see `decode`) or, with a seed, a draw from p(x | z) at a draw of z: then n imputations of
+        several seeds differ as much as the model is unsure.
+
+        Args:
+            table: rows with the columns of the training table, null or NaN where missing.
+            seed: of the draws; None for the most likely values.
+
+        Raises:
+            DataError: a column is absent or of another type, or a row cannot be used.
+        """
+        from distvae.given import given_rows
+        from distvae.inferring import codes, infer_raw, posterior_sample, refining_steps
+
+        encoded, rows = self.encode_table(table), np.arange(table.num_rows)
+        raw = infer_raw(self, encoded, rows, seed or 0, refining_steps(self, 0))
+        found = codes(self, encoded, raw)
+        z, draws = found.mu, None
+        if seed is not None:
+            z = posterior_sample(found, noise.normal_rows(seed, "impute-z", 0, *z.shape))
+            draws = noise.normal_rows(seed, "impute-x", 0, len(z), self.codec.width)
+        given = None
+        if self.files.architecture.conditions:
+            given = given_rows(self, table, frozenset(), Policies())
+        y = decode_rows(self.network, z, draws, device=self.device, given=given)
+        for column in self.codec.columns:
+            if column.feature.is_presence:  # a struct that is null stays so
+                y[:, column.start] = encoded.blocks[0][:, column.start]
+        whole = fills(self.codec, table, decode(self.codec, y, missing=False))
+        for name in self.files.architecture.conditions:  # given, not modelled: nothing is known
+            if name in table.column_names:
+                place = table.column_names.index(name)
+                whole = whole.set_column(place, table.schema.field(name), table.column(name))
+        return whole
+
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        offset: int = 0,
+        source: str = "normal",
+        given: pa.Table | None = None,
+    ) -> pa.Table:
         """Rows [offset, offset + n) of the synthetic table of ``seed``, as ``generate`` writes.
+
+        Args:
+            n: rows.
+            seed: of the table.
+            offset: first row.
+            source: see ``generate --source``.
+            given: the columns that a conditional model is given, n rows; None draws them from
+                training rows.
 
         Raises:
             UsageError: an unknown source, or more rows than it has.
+            DataError: ``given`` does not fit.
         """
-        return self.sample_rows(offset, n, seed, source=source)[0]
+        rows = self._given(given, seed, offset, n)
+        return self.sample_rows(offset, n, seed, source=source, given=rows)[0]
+
+    def _given(self, table: pa.Table | None, seed: int, first_row: int, n: int) -> Float32 | None:
+        """The given rows (n, D): the table's, or drawn; None for an unconditional model."""
+        from distvae.given import given_rows, make_pool
+
+        if table is None:
+            pool = make_pool(self)
+            return None if pool is None else pool.draw(seed, first_row, n)
+        if table.num_rows != n:
+            raise DataError("given", f"has {table.num_rows} rows", f"must have {n}", "one per row")
+        return given_rows(self, table)
 
     def sample_rows(
         self,
@@ -143,11 +223,13 @@ class Model:
         seed: int,
         precision: str = "fp32",
         source: str = "normal",
+        given: Float32 | None = None,
     ) -> tuple[pa.Table, Float32]:
         """Synthetic rows and their latents z (n, k); row i depends on (model, seed, i) alone.
 
         The network sees rows in blocks counted from row 0 of the endless table, so that a slice
-        has the bits of the whole.
+        has the bits of the whole. A conditional model needs the ``given`` rows (n, D) of these
+        rows, see `distvae.given`.
         """
         step = noise.ROWS_PER_NOISE_BLOCK
         start, stop = first_row // step * step, -(-(first_row + rows) // step) * step
@@ -156,8 +238,14 @@ class Model:
         points = source_points(source, seed, start, stop - start, self.latent_dim, prior.chooses)
         z = prior.sample(*points)
         draws = noise.normal_rows(seed, "generate-x", start, stop - start, width)
-        y = decode_rows(self.network, z, draws, device=self.device, precision=precision)
         inside = slice(first_row - start, first_row - start + rows)
+        padded = None
+        if given is not None:
+            padded = np.full((stop - start, width), np.nan, np.float32)
+            padded[inside] = given
+        y = decode_rows(
+            self.network, z, draws, device=self.device, precision=precision, given=padded
+        )
         return decode(self.codec, y[inside]), z[inside]
 
     def log_likelihood(
@@ -230,11 +318,18 @@ def check_columns(model: Model, schema: pa.Schema, data: Sequence[str]) -> None:
 
 
 def _compatible(found: pa.DataType, trained: pa.DataType) -> bool:
-    """Equal but for nullability and names inside lists."""
+    """Equal but for nullability, widths, names inside lists, and how text is stored."""
     if pa.types.is_nested(found) != pa.types.is_nested(trained):
         return False
+    if pa.types.is_struct(trained):
+        return pa.types.is_struct(found) and all(
+            found.get_field_index(field.name) >= 0
+            and _compatible(found.field(field.name).type, field.type)
+            for field in trained
+        )
     if not pa.types.is_nested(found):
-        return bool(found == trained)
+        plain = (t.value_type if pa.types.is_dictionary(t) else t for t in (found, trained))
+        return common_type(*plain) is not None
     same = type(found) is type(trained) and found.value_type == trained.value_type
     sizes = [t.list_size for t in (found, trained) if pa.types.is_fixed_size_list(t)]
     return same and len(set(sizes)) <= 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distvae.data.codec import Encoded
+from distvae.data.codec import Encoded, numbers
 from distvae.inferring import infer_raw, log_likelihood_rows, row_terms
 from distvae.model.estimators import active_units, explained_variance, mean_and_standard_error
 from distvae.model.linear import reconstruct
@@ -49,6 +49,8 @@ def score(
         "rejected": np.array([float((~usable).sum())]),
         "reconstruction": terms.reconstruction[usable].sum(keepdims=True),
         "kl": kl.sum(0),
+        "prior_gap": terms.prior_gap[usable].sum(keepdims=True),
+        "missingness": terms.missingness[usable].sum(keepdims=True),
         "log_likelihood": np.array([weighted.sum(), np.square(weighted).sum()]),
         "mu": mu.sum(0),
         "mu2": np.square(mu).sum(0),
@@ -76,6 +78,7 @@ def metrics(
     total = sums["log_likelihood"]
     likelihood, error = mean_and_standard_error(float(total[0]), float(total[1]), n)
     reconstruction, kl = float(sums["reconstruction"][0]) / n, sums["kl"] / n
+    gap = float(sums["prior_gap"][0]) / n
     about_mean = float((sums["d2"] - np.square(sums["d"]) / np.maximum(sums["n"], 1)).sum())
     explained = explained_variance(float(sums["squared_error"][0]), about_mean)
     has_pca = model.files.pca is not None
@@ -91,9 +94,10 @@ def metrics(
     return {
         "rows": n,
         "rows_rejected": int(sums["rejected"][0]),
-        "elbo": _number(reconstruction - float(kl.sum())) if dense else None,
-        "kl": _number(float(kl.sum())) if spread else None,
+        "elbo": _number(reconstruction - float(kl.sum()) - gap) if dense else None,
+        "kl": _number(float(kl.sum()) + gap) if spread else None,
         "reconstruction": _number(reconstruction) if kind != "kernel-pca" else None,
+        "missingness": _number(float(sums["missingness"][0]) / n) if kind == "vae" else None,
         "log_likelihood": _number(likelihood),
         "log_likelihood_se": _number(error),
         "importance_samples": samples if dense and kind != "pca" else None,
@@ -118,12 +122,10 @@ def _number(value: float) -> float | None:
 
 def _raw_sums(model: Model, encoded: Encoded, usable: npt.NDArray[np.bool_]) -> Sums:
     """In raw units, about the training mean: sums per element, and the PCA baseline's error."""
-    x, observed = _raw_values(model, encoded)
+    x, observed = numbers(model.codec, encoded)
     x, observed = x[usable], observed[usable]
-    mean = np.concatenate([column.shift for column in model.codec.columns])
     pca = model.files.pca
-    if pca is not None:
-        mean = np.asarray(pca.mean, np.float64)
+    mean = _centre(model) if pca is None else np.asarray(pca.mean, np.float64)
     d = np.where(observed, x - mean, 0.0)
     sums = {
         "values": np.array([float(observed.sum())]),
@@ -138,20 +140,13 @@ def _raw_sums(model: Model, encoded: Encoded, usable: npt.NDArray[np.bool_]) -> 
     return sums
 
 
-def _raw_values(model: Model, encoded: Encoded) -> tuple[Float64, npt.NDArray[np.bool_]]:
-    """(n, D) values in raw units and whether they were observed, elements in codec order."""
-    n = len(encoded.rejected)
-    x = np.empty((n, model.codec.width))
-    observed = np.ones((n, model.codec.width), np.bool_)
-    used: dict[int, int] = {}
-    for column in model.codec.columns:
-        first = used.get(column.block, 0)
-        used[column.block] = first + column.feature.width
-        inside = slice(first, used[column.block])
-        values = encoded.blocks[column.block][:, inside].astype(np.float64)
-        place = slice(column.start, column.stop)
-        x[:, place] = values if column.raw else values * column.scale + column.shift
-        mask = encoded.masks[column.block]
-        if mask is not None:
-            observed[:, place] = mask[:, inside]
-    return x, observed
+def _centre(model: Model) -> Float64:
+    """(Dm,) values near the measured elements' means, from which sums of squares keep digits."""
+    parts = [
+        np.full(column.feature.width, 0.5 * (column.minimum + column.maximum))
+        if column.coding == "cells"
+        else column.shift
+        for column in model.codec.columns
+        if column.companion_of is None and column.feature.is_measured
+    ]
+    return np.concatenate(parts) if parts else np.empty(0)

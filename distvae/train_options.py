@@ -23,10 +23,14 @@ class TrainConfig(JobConfig):
         "closed form.",
     )
     latent_dim: int = Field(16, ge=1, le=65536, description="Latent dimensions.")
-    hidden_dims: Numbers = Field(
-        (512, 512),
-        description="Widths of the encoder's hidden layers, as 512,512, or none (a linear model); "
-        "the decoder mirrors them.",
+    hidden_dims: Numbers | None = Field(
+        None,
+        description="Widths of the encoder's hidden layers, as 512,512, or none (a linear model). "
+        "Default: 512,512; tables of scalar columns: 256, and 128 in the decoder.",
+    )
+    decoder_dims: Numbers | None = Field(
+        None,
+        description="Widths of the decoder's hidden layers (default: the encoder's, mirrored).",
     )
     activation: Literal["relu", "tanh", "silu", "gelu", "leaky_relu"] = Field(
         "relu", description="Activation of the hidden layers."
@@ -34,20 +38,27 @@ class TrainConfig(JobConfig):
     posterior: Literal["isotropic", "diagonal", "full"] = Field(
         "diagonal", description="Covariance of q(z|x): sigma^2 I, diagonal, or full (Cholesky)."
     )
-    prior: Literal["auto", "normal", "gaussian", "mixture"] = Field(
+    prior: Literal["auto", "normal", "gaussian", "mixture", "flow"] = Field(
         "auto",
-        description="What synthetic codes are drawn from: N(0, I) for a vae; for an autoencoder a "
-        "gaussian or a mixture (auto) fitted to its codes after training.",
+        description="What synthetic codes are drawn from: N(0, I); or a gaussian, a mixture of "
+        "Gaussians or a normalizing flow fitted to the codes after training. Default: mixture for "
+        "tables and autoencoders, else normal.",
     )
-    prior_components: int = Field(
-        16, ge=1, le=1024, description="Components of the mixture fitted to an autoencoder's codes."
+    prior_components: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Components of the mixture (default: 128; autoencoder: 16).",
     )
     likelihood: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
         {},
         description="COLUMN=HEAD (or *=HEAD for all): gaussian (one learned sigma per element), "
         "gaussian-feature (one per column), gaussian-row (sigma per row), gaussian-fixed[:SIGMA], "
         "gaussian-full and gaussian-low-rank[:R] (a covariance per row, up to 64 elements), "
-        "bernoulli (values in [0, 1], or uint8). Default: gaussian; autoencoder: gaussian-fixed.",
+        "bernoulli (values in [0, 1], or uint8), histogram (quantile classes, exact densities), "
+        "categorical, negative-binomial, zero-inflated-negative-binomial. Default by role: scalar "
+        "numbers and dates histogram, categories categorical, vectors gaussian; autoencoder: "
+        "gaussian-fixed for numbers.",
     )
     binarize: Literal["none", "dynamic"] = Field(
         "none", description="dynamic: draw fresh 0/1 values from Bernoulli columns at each step."
@@ -67,7 +78,9 @@ class TrainConfig(JobConfig):
     kl: Literal["analytic", "sampled"] = Field(
         "analytic", description="KL term in closed form, or from the samples of z."
     )
-    kl_weight: float = Field(1.0, ge=0, description="Weight of the KL term (lambda).")
+    kl_weight: float | None = Field(
+        None, ge=0, description="Weight of the KL term, lambda (default: 1; tables: 0.6)."
+    )
     kl_schedule: Literal["linear", "cyclic"] = Field(
         "linear", description="The KL weight's rise: once, or anew in every cycle."
     )
@@ -109,12 +122,24 @@ class TrainConfig(JobConfig):
     landmarks: int = Field(
         512, ge=1, le=8192, description="Rows that span kernel-pca's features (Nystroem)."
     )
-    epochs: int = Field(20, ge=1, description="Passes over the training rows.")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Passes over the training rows (default: 20; tables: as many as make about "
+        "6,000 steps, 3 to 300).",
+    )
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps.")
-    batch_size: int = Field(512, ge=1, description="Rows per step over all workers together.")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
-    learning_rate_schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="cosine: fall to 0 over the epochs along half a cosine."
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Rows per step over all workers together (default: 512; tables: 64 to 512).",
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="Adam's step size (default: 0.001; tables: 0.002)."
+    )
+    learning_rate_schedule: Literal["auto", "constant", "cosine"] = Field(
+        "auto",
+        description="cosine: fall to 0 over the epochs along half a cosine (auto: for tables).",
     )
     validation_fraction: float = Field(
         0.1, ge=0, lt=1, description="Share of rows held out of training."
@@ -124,8 +149,21 @@ class TrainConfig(JobConfig):
         ge=0,
         description="Stop after this many epochs without a better validation loss (0: never).",
     )
-    include: Names = Field((), description="Columns to use (default: all).")
+    include: Names = Field(
+        (), description="Columns to use (default: all but identifiers and free text)."
+    )
     exclude: Names = Field((), description="Columns to leave out.")
+    role: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
+        {},
+        description="COLUMN=ROLE where the inferred one is wrong: continuous, count, boolean, "
+        "categorical, datetime or skip. A part of a struct is STRUCT.PART.",
+    )
+    condition_on: Names = Field(
+        (), description="Columns that are given, not modelled: trains p(x | these columns)."
+    )
+    on_infinite: Literal["error", "clip"] = Field(
+        "error", description="An infinite number: an error, or taken as the largest (clip)."
+    )
     where: str | None = Field(
         None, description="Use only rows that fit, such as \"age >= 18 and country == 'NL'\"."
     )
@@ -150,7 +188,9 @@ class TrainConfig(JobConfig):
     def _rules(self) -> TrainConfig:
         need(self, "data", "model")
         no_empty("likelihood", [k for k, v in self.likelihood.items() if not k or not v])
+        no_empty("role", [k for k, v in self.role.items() if not k or not v])
         if self.resume and self.overwrite:
             raise ValueError("resume: cannot be combined with overwrite; give one of the two")
-        refuse_contradictions(self)
+        if type(self) is TrainConfig:  # defaults written out contradict nothing that was given
+            refuse_contradictions(self)
         return self

@@ -33,24 +33,33 @@ def tiny_table(rows: int = 64, seed: int = 0) -> pa.Table:
 
 
 def write_tiny_model(
-    folder: Path, made_of: Mapping[str, Any] | None = None, **changes: object
+    folder: Path,
+    made_of: Mapping[str, Any] | None = None,
+    table: pa.Table | None = None,
+    **changes: object,
 ) -> None:
-    """A whole model directory, untrained, for the ``height`` and ``pixels`` of ``tiny_table``.
+    """A whole model directory, untrained, for ``tiny_table`` or another with an ``id``, left out.
 
     ``made_of`` changes the architecture, ``changes`` the files.
     """
     from distvae.data.codec import block_layout, feature_specs, fit_codec
+    from distvae.data.profile import profile
     from distvae.data.roles import infer_features
     from distvae.data.statistics import summarise
     from distvae.model.architecture import Architecture
     from distvae.model.files import ModelFiles, pack
     from distvae.model.vae import VAE
 
-    table = tiny_table()
+    table = tiny_table() if table is None else table
     features = infer_features(table.schema, exclude=["id"])
+    measured = [feature for feature in features if feature.is_measured]
+    found = None
+    if len(measured) < len(features):  # categories have classes
+        rows = np.arange(table.num_rows)
+        found = profile(table, features, rows, table.num_rows, key=0)
     heads = dict((made_of or {}).get("likelihoods", {}))
-    unit = frozenset(name for name, head in heads.items() if head == "bernoulli")
-    codec = fit_codec(features, summarise(table, features), unit)
+    codings = {name: "unit" for name, head in heads.items() if head == "bernoulli"}
+    codec = fit_codec(features, summarise(table, measured), found, codings)
     architecture = Architecture(
         latent_dim=2,
         features=tuple(feature_specs(codec)),

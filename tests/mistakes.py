@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ def _write_odd_values(world: Path) -> None:
     rows = table.num_rows
     names = pa.array(["a", "b"] * (rows // 2))
     pq.write_table(table.append_column("name", names), world / "named.parquet")
+    blobs = pa.array([b"x"] * rows)
+    pq.write_table(table.append_column("blob", blobs), world / "binary.parquet")
     pq.write_table(_replaced(table, "height", names), world / "wrong_type.parquet")
     pq.write_table(table.drop_columns("height"), world / "wrong_columns.parquet")
     three = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(rows * 3, np.uint8)), 3)
@@ -77,6 +80,13 @@ def _write_odd_values(world: Path) -> None:
     pq.write_table(_replaced(table, "height", untyped), world / "untyped.parquet")
     pq.write_table(table.append_column("mu", table.column("height")), world / "mu.parquet")
     pq.write_table(pa.table({"x": [None, None, 1.0]}), world / "lone.parquet")
+
+
+def _column(table: pa.Table, name: str) -> bytes:
+    """One column of the table as Parquet."""
+    sink = io.BytesIO()
+    pq.write_table(table.select([name]), sink)
+    return sink.getvalue()
 
 
 def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
@@ -114,6 +124,9 @@ def _write_models(world: Path, tiny_model: Path) -> None:
     codec = json.loads((tiny_model / "codec.json").read_text())
     write_tiny_model(world / "autoencoder", {"kind": "autoencoder", "posterior": "point"})
     write_tiny_model(world / "old_codec", codec=json.dumps({**codec, "format": 0}))
+    conditional = {"conditions": ["name"]}
+    named = pq.read_table(world / "named.parquet")
+    write_tiny_model(world / "conditional", conditional, named, conditions=_column(named, "name"))
 
 
 def _write_note(world: Path, model: str) -> None:

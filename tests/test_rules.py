@@ -19,7 +19,14 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"kind": "autoencoder", "kl_weight": 0.5}, "kl_weight: got 0.5; kind autoencoder has no such"),
     ({"kind": "autoencoder", "free_bits": 0.5}, "free_bits: got 0.5; kind autoencoder has no such"),
     ({"kind": "autoencoder", "prior": "normal"}, "prior: got normal; an autoencoder has no prior"),
-    ({"prior": "mixture"}, "prior: got mixture; kind vae has a prior of its own; use --kind"),
+    (
+        {"kind": "pca", "prior": "flow"},
+        "prior: got flow; kind pca has a prior of its own; use --kind vae, or leave it out",
+    ),
+    (
+        {"kind": "pca", "condition_on": "a"},
+        r"condition_on: got \('a',\); needs kind vae; leave out --kind",
+    ),
     ({"importance_samples": 5}, "importance_samples: got 5; belongs to objective iwae; add --obj"),
     ({"doubly_reparameterized": True}, "doubly_reparameterized: got True; belongs to objective"),
     (
@@ -47,7 +54,11 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"channels": "8"}, r"channels: got \(8,\); belongs to a picture; add --image COL"),
     ({"landmarks": 9}, "landmarks: got 9; belongs to kernel-pca; leave it out"),
     ({"kernel_gamma": 0.5}, "kernel_gamma: got 0.5; belongs to kernel-pca; leave it out"),
-    ({"prior_components": 3}, "prior_components: got 3; belongs to a mixture fitted to an auto"),
+    (
+        {"prior": "flow", "prior_components": 3},
+        "prior_components: got 3; belongs to a mixture fitted to the codes; leave it out",
+    ),
+    ({"prior": "flow", "latent_dim": 5000}, "latent_dim: got 5000; a prior fitted to the codes"),
     ({"inference_steps": 3}, "inference_steps: got 3; belongs to another inference than amortised"),
     ({"posterior": "flow"}, "posterior: got 'flow'; must be 'isotropic', 'diagonal' or 'full'"),
     ({"importance_samples": 0}, "importance_samples: got 0; must be greater than or equal to 1"),
@@ -67,6 +78,8 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
     [
         {"kind": "autoencoder"},
         {"kind": "autoencoder", "prior": "gaussian", "likelihood": {"a": "bernoulli"}},
+        {"prior": "mixture", "prior_components": 3, "condition_on": "a,b"},
+        {"prior_components": 3},
         {"kind": "pca", "latent_dim": 3},
         {"kind": "kernel-pca", "kernel_gamma": 0.1, "landmarks": 9},
         {"objective": "iwae", "importance_samples": 5, "doubly_reparameterized": True},

@@ -27,6 +27,11 @@ class Batch:
     observed: torch.Tensor | None
     eps: torch.Tensor
 
+    def rows(self, part: slice) -> Batch:
+        """Return some of its rows."""
+        observed = None if self.observed is None else self.observed[part]
+        return Batch(self.y[part], observed, self.eps[:, part])
+
 
 def objective_of(job: TrainJob) -> Objective:
     """What the options say is to be maximised."""

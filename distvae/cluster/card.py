@@ -45,6 +45,7 @@ def model_card(job: TrainJob, network: LatentModel, figures: Mapping[str, Any]) 
         "",
         f"- model id `{figures['model_id']}`",
         f"- columns: {_columns(job)}",
+        *_left_out(job),
         f"- {figures['rows_trained']:,} rows trained, {figures['rows_held_out']:,} held out",
         f"- latent dimensions {job.architecture.latent_dim}",
         *(f"- {line}" for line in describe(job, network)),
@@ -63,28 +64,51 @@ def model_card(job: TrainJob, network: LatentModel, figures: Mapping[str, Any]) 
 
 
 def _columns(job: TrainJob) -> str:
-    held = job.codec.columns
-    names = [f"`{c.feature.name}` ({c.feature.role}, {c.feature.width})" for c in held]
+    held = sorted(job.codec.features, key=lambda feature: feature.position)
+    names = [
+        f"`{f.name}` ({f.role}, {f.width})" if f.role == "vector" else f"`{f.name}` ({f.role})"
+        for f in held
+    ]
     more = len(names) - _MOST_COLUMNS
     return ", ".join(names[:_MOST_COLUMNS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _left_out(job: TrainJob) -> Iterator[str]:
+    if job.left_out:
+        yield "- left out: " + "; ".join(f"`{name}` ({why})" for name, why in job.left_out)
+    if job.architecture.conditions:
+        given = ", ".join(f"`{f.name}`" for f in job.codec.features if _is_given(job, f.name))
+        yield f"- given, not modelled: {given}"
+
+
+def _is_given(job: TrainJob, name: str) -> bool:
+    return name in job.architecture.conditions
 
 
 def _networks(job: TrainJob, network: LatentModel) -> Iterator[str]:
     del network
     config, architecture = job.config, job.architecture
     layers = ", ".join(map(str, config.hidden_dims)) or "none: a linear model"
-    yield f"hidden layers {layers}" + (f", {config.activation}" if config.hidden_dims else "")
+    decoder = ", ".join(map(str, architecture.decoder_widths))
+    shown = f"{layers}" if config.decoder_dims is None else f"{layers}; decoder {decoder}"
+    yield f"hidden layers {shown}" + (f", {config.activation}" if config.hidden_dims else "")
     for name, shape in architecture.images.items():
         stages = ", ".join(map(str, architecture.channels))
         sides = " x ".join(map(str, shape))
         yield f"`{name}` is a picture of {sides}: residual convolutions with {stages} maps"
     yield f"likelihoods {', '.join(sorted(set(architecture.likelihoods.values())))}"
+    fitted = f" of {architecture.prior_components} components at most"
+    prior = architecture.prior + (fitted if architecture.prior == "mixture" else "")
     if architecture.kind == "autoencoder":
-        fitted = f" of {architecture.prior_components} components"
-        prior = architecture.prior + (fitted if architecture.prior == "mixture" else "")
         yield f"codes are points; synthetic ones are drawn from a {prior}, fitted to them"
         return
-    yield f"posterior {architecture.posterior}, prior N(0, I)"
+    if architecture.prior == "normal":
+        yield f"posterior {architecture.posterior}, prior N(0, I)"
+    else:
+        yield (
+            f"posterior {architecture.posterior}, trained against N(0, I); the prior is a {prior}, "
+            "fitted to samples of the posteriors"
+        )
     yield _objective(config)
     if architecture.inference != "amortised":
         steps = f"{architecture.inference_steps} gradient steps per row and visit"

@@ -6,7 +6,6 @@ are few, else some from each of a few fragments. It is a function of the seed an
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,15 +17,11 @@ from distvae.cluster.shards import TrainJob
 from distvae.data.codec import encode
 from distvae.data.fragments import ROWS_PER_FRAGMENT
 from distvae.data.selection import read_batches, split_rows
+from distvae.inferring import codes, infer_raw, posterior_sample, refining_steps
 from distvae.model import noise
-from distvae.model.inference import encode_rows
-from distvae.model.priors import (
-    VARIANCE_FLOOR,
-    Prior,
-    fit_gaussian,
-    from_standardised,
-    standardise_codes,
-)
+from distvae.model.flow import FlowPrior, fit_flow
+from distvae.model.mixture import fit_mixture
+from distvae.model.priors import Prior, fit_gaussian
 from distvae.saved import Model
 
 __all__ = [
@@ -34,25 +29,19 @@ __all__ = [
     "Draw",
     "draw_rows",
     "fit_code_prior",
-    "fit_mixture",
     "most_components",
     "read_codes",
 ]
 
-MOST_ROWS = 50_000
-"""Rows that a prior is fitted to; fewer where codes are longer than 1,342 numbers."""
+MOST_ROWS = 100_000
+"""Codes that a prior is fitted to; fewer where they are longer than 671 numbers."""
 ROWS_PER_DIMENSION = 10
 """Rows of a component for each dimension of its mean and covariance, and one more."""
 
 _MOST_NUMBERS = 1 << 26
+_MOST_SAMPLES = 4
 _MOST_FRAGMENTS = 16
 _ROWS_PER_BATCH = 16_384
-# A mixture starts from k-means and climbs on some rows, and takes its last steps on all of them:
-# for 50,000 codes of 32 dimensions and 16 components 14 s instead of 46, imports included, on a
-# busy CPU of two cores.
-_CLIMBING_ROWS, _CLIMBING_STEPS, _LAST_STEPS = 10_000, 100, 5
-# Multiplications and additions after which no further step is started.
-_MOST_OPERATIONS = 1e12
 
 Rows = npt.NDArray[np.int64]
 
@@ -69,14 +58,19 @@ class Draw(NamedTuple):
     numbers: Rows
 
 
-def fit_code_prior(model: Model, job: TrainJob, kind: str, components: int) -> Prior:
+def fit_code_prior(model: Model, job: TrainJob, kind: str, components: int) -> Prior | FlowPrior:
     """Fit a prior to the codes of training rows; held-out rows are never used.
+
+    The codes of a VAE are samples of q(z|x), one per row, so that the prior is fitted to the
+    aggregate posterior (Makhzani et al. 2016; Tomczak & Welling 2018, "VAE with a VampPrior",
+    section 2: its optimum).
 
     Args:
         model: what encodes.
         job: the training whose rows to draw.
-        kind: ``"gaussian"`` or ``"mixture"``.
-        components: of the mixture; fewer where there are few rows, see ``most_components``.
+        kind: ``"gaussian"``, ``"mixture"`` or ``"flow"``.
+        components: of the mixture; fewer where there are few rows, see ``most_components``; of a
+            VAE with too few for a single one the prior stays N(0, I).
 
     Raises:
         DataError: codes that are not finite, or a file that cannot be decoded.
@@ -84,10 +78,16 @@ def fit_code_prior(model: Model, job: TrainJob, kind: str, components: int) -> P
     """
     most_rows = max(1, min(MOST_ROWS, _MOST_NUMBERS // model.latent_dim))
     draws = draw_rows(job.training_rows, job.config.seed, most_rows)
-    codes = np.concatenate(list(read_codes(model, job, draws)))
+    rows = sum(len(draw.numbers) for draw in draws)
+    if model.network.has_sigma and rows < ROWS_PER_DIMENSION * (model.latent_dim + 1):
+        return Prior()
+    drawn = np.concatenate(list(read_codes(model, job, draws)))
     if kind == "gaussian":
-        return fit_gaussian(codes)
-    return fit_mixture(codes, components, job.config.seed)
+        return fit_gaussian(drawn)
+    if kind == "flow":
+        return fit_flow(drawn, job.config.seed)
+    count = min(components, most_components(rows, model.latent_dim))
+    return fit_mixture(drawn, count, job.config.seed)
 
 
 def draw_rows(
@@ -123,7 +123,9 @@ def draw_rows(
 def read_codes(
     model: Model, job: TrainJob, draws: Sequence[Draw]
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield the codes ``(m, k)`` of the drawn rows, the posterior's mean, draw by draw.
+    """Yield codes ``(s m, k)`` of the drawn rows, samples of their posteriors, draw by draw.
+
+    Few rows give several samples each, so that the prior follows the posteriors' width too.
 
     Rows that the codec rejects are left out. A fragment is read up to its last drawn row.
 
@@ -131,66 +133,28 @@ def read_codes(
         DataError: a file that cannot be decoded.
         StorageError: a file that cannot be read.
     """
+    drawn = sum(len(draw.numbers) for draw in draws)
+    samples = min(max(1, MOST_ROWS // max(drawn, 1)), _MOST_SAMPLES)
     for draw in draws:
         table = pa.concat_tables(_tables(job, draw)).combine_chunks()
         encoded = encode(model.codec, table)
-        mu, _ = encode_rows(model.network, encoded.blocks, encoded.masks, device=model.device)
-        yield mu[~encoded.rejected]
+        steps = refining_steps(model, 0)
+        rows = np.arange(len(encoded.rejected), dtype=np.int64)
+        raw = infer_raw(model, encoded, rows, job.config.seed, steps)
+        found = codes(model, encoded, raw)
+        usable = ~encoded.rejected
+        if not model.network.has_sigma:
+            yield found.mu[usable]
+            continue
+        for sample in range(samples):
+            stream = f"code-sample/{draw.fragment}/{sample}"
+            eps = noise.normal_rows(job.config.seed, stream, 0, *found.mu.shape)
+            yield posterior_sample(found, eps)[usable]
 
 
 def most_components(rows: int, k: int) -> int:
     """Components that can be told from ``rows`` codes: each takes ten times k + 1 of them."""
     return max(1, rows // (ROWS_PER_DIMENSION * (k + 1)))
-
-
-def fit_mixture(codes: npt.NDArray[np.floating], components: int, seed: int) -> Prior:
-    """Fit a mixture of Gaussians with full covariances to ``codes (n, k)``.
-
-    Expectation maximisation from k-means (Dempster, Laird & Rubin 1977; scikit-learn), first on
-    10,000 of the codes, then a few steps on all. They are standardised, and ``VARIANCE_FLOOR`` is
-    added to every variance, so that constant or repeated codes are no obstacle. The same codes
-    and seed give the same prior.
-
-    Args:
-        codes: the codes.
-        components: how many, >= 1; at most ``most_components(n, k)`` are fitted.
-        seed: of the start.
-
-    Raises:
-        DataError: no row, or a code that is not finite.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    count = min(components, most_components(*codes.shape))
-    if count == 1:
-        return fit_gaussian(codes)
-    y, mean, scale = standardise_codes(codes)
-    random = noise.generator(seed, "code-mixture", 0)
-    mixture = GaussianMixture(
-        count,
-        covariance_type="full",
-        reg_covar=VARIANCE_FLOOR,
-        random_state=int(random.integers(1 << 32)),
-        warm_start=True,
-    )
-    some = y[random.permutation(len(y))[:_CLIMBING_ROWS]]
-    # k-means adds up its threads' parts in the order in which they finish: one thread, one result.
-    with threadpool_limits(1), warnings.catch_warnings():
-        # Steps that run out still leave a mixture, and repeated codes only a component too many.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for rows, steps in ((some, _CLIMBING_STEPS), (y, _LAST_STEPS)):
-            mixture.set_params(max_iter=_affordable(steps, count, *rows.shape)).fit(rows)
-    return from_standardised(
-        mixture.weights_, mixture.means_, mixture.covariances_, mean=mean, scale=scale
-    )
-
-
-def _affordable(steps: int, components: int, n: int, k: int) -> int:
-    """Steps of expectation maximisation within the operations allowed, at least one."""
-    operations = 4.0 * components * n * k * k
-    return max(1, min(steps, int(_MOST_OPERATIONS / operations)))
 
 
 def _tables(job: TrainJob, draw: Draw) -> Iterator[pa.Table]:

@@ -33,6 +33,8 @@ from distvae.saved import Model
 __all__ = ["Job", "Target", "write_dataset"]
 
 FORMAT_VERSION = 1
+ODD_VALUES = ("values_unseen", "values_out_of_range", "values_infinite", "values_wrong_type")
+"""Summary figures of the manifest: values that training did not know, by kind."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 256 << 20
 
 
@@ -247,9 +249,17 @@ def _result(job: Job, receipts: Any, started: float, new_rows: int, workers: int
         "rows_in": sum(r.rows_in for r in done),
         "rows_out": sum(r.rows_out for r in done),
         "rows_rejected": sum(r.rows_rejected for r in done),
+        **_odd_values(done),
         "parts": len(done),
         "bytes": sum(r.bytes for r in done),
         "workers": workers,
         "seconds": round(seconds, 3),
         "rows_per_second": round(new_rows / seconds, 1) if new_rows else 0.0,
     }
+
+
+def _odd_values(receipts: Sequence[Receipt]) -> dict[str, int]:
+    """Values that training did not know, by kind; only the kinds that occurred."""
+    names = {name for receipt in receipts for name in receipt.summary if name in ODD_VALUES}
+    totals = {n: int(sum(r.summary.get(n, 0.0) for r in receipts)) for n in sorted(names)}
+    return {name: count for name, count in totals.items() if count}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,12 @@ from distvae.cluster.dataset import Job, Target, write_dataset
 from distvae.cluster.overlap import ahead, behind
 from distvae.config import EmbedConfig
 from distvae.console import Console
-from distvae.data.codec import Encoded, encode
+from distvae.data.codec import Encoded, Policies, encode
 from distvae.data.fragments import Fragment
 from distvae.data.inputs import InputFile
 from distvae.data.manifest import FILTERED, Receipt
 from distvae.data.parts import PartWriter
-from distvae.data.reading import source_columns
+from distvae.data.reading import source_columns, without_views
 from distvae.data.selection import Batch, read_batches
 from distvae.errors import DataError, UsageError
 from distvae.inferring import codes, infer_raw, refining_steps, row_terms
@@ -47,6 +47,7 @@ class _Options:
     precision: str
     where: str | None
     refine: int
+    policies: Policies
 
 
 def embed(config: EmbedConfig, console: Console, plan: DataPlan | None = None) -> dict[str, Any]:
@@ -66,7 +67,9 @@ def embed_job(config: EmbedConfig, plan: DataPlan | None = None) -> Job:
     """
     model_files = read_model(config.model)
     model = Model.from_files(model_files, config.model)
-    plan = plan or plan_data(config.data, config.fragment_rows, config.where)
+    if plan is None:
+        expected = model.schema if config.on_wrong_type == "reject" else None
+        plan = plan_data(config.data, config.fragment_rows, config.where, expected)
     check_columns(model, plan.inputs.schema, config.data)
     options = _options(config, plan.inputs.schema, model)
     return Job(
@@ -105,6 +108,12 @@ def _options(config: EmbedConfig, schema: pa.Schema, model: Model) -> _Options:
         precision=config.precision,
         where=config.where,
         refine=refining_steps(model, config.refine),
+        policies=Policies(
+            unseen=config.on_unseen,
+            out_of_range=config.on_out_of_range,
+            infinite=config.on_infinite,
+            wrong_type=config.on_wrong_type,
+        ),
     )
 
 
@@ -114,6 +123,7 @@ def _items(config: EmbedConfig, model: Model, plan: DataPlan, options: _Options)
         "model": model.id,
         "options": {
             **vars(options),
+            "policies": asdict(options.policies),
             "seed": config.seed if config.with_elbo or options.refine else 0,
         },
         "fragment_rows": config.fragment_rows,
@@ -141,7 +151,7 @@ def _output_schema(options: _Options, model: Model, schema: pa.Schema) -> pa.Sch
         elif name == "_row":
             fields.append(pa.field("_row", pa.int64(), nullable=False))
         else:
-            fields.append(schema.field(name))
+            fields.append(without_views(schema).field(name))
     fields += _vector_fields("mu", latent_dim, options, nullable=False)
     if options.with_sigma:
         fields += _vector_fields("sigma", latent_dim, options, nullable=not network.has_sigma)
@@ -174,13 +184,14 @@ class _EmbedWorker:
     def __init__(self, files: Sequence[InputFile], options: _Options, target: Target) -> None:
         self.files, self.options, self.target = files, options, target
         self.model = target.open_model()
-        names = [column.feature.name for column in self.model.codec.columns]
+        names = self.model.codec.sources
         copied = [name for name in options.keys if name not in ("_file", "_row")]
         self.columns = list(dict.fromkeys([*names, *copied]))
 
     def run(self, fragment: Fragment) -> Receipt:
         """Embed one fragment and commit its part."""
         rows_in, skipped = 0, 0
+        counts: dict[str, float] = {}
         with self.target.open_part(fragment) as writer:
 
             def put_tables(tables: tuple[pa.Table, pa.Table | None]) -> None:
@@ -191,9 +202,13 @@ class _EmbedWorker:
                     rows_in += len(batch.rows)
                     skipped += batch.skipped
                     if encoded is not None:
+                        for name, count in encoded.counts.items():
+                            counts[name] = counts.get(name, 0.0) + count
                         put(self._tables(fragment, batch, encoded))
             sources = [[self.files[p.file].relative, p.first_row, p.rows] for p in fragment.pieces]
-            summary = {FILTERED: float(skipped)} if self.options.where else {}
+            summary = {f"values_{name}": count for name, count in counts.items()}
+            if self.options.where:
+                summary[FILTERED] = float(skipped)
             return writer.commit(rows_in, json.dumps(sources), summary)
 
     def _encoded(self, fragment: Fragment) -> Iterator[tuple[Batch, Encoded | None]]:
@@ -203,7 +218,38 @@ class _EmbedWorker:
         )
         for batch in batches:
             some = batch.table.num_rows > 0
-            yield batch, encode(self.model.codec, batch.table) if some else None
+            encoded = None
+            if some:
+                encoded = encode(self.model.codec, batch.table, self.options.policies)
+                encoded = self._without_wrong(fragment, batch, encoded)
+            yield batch, encoded
+
+    def _without_wrong(self, fragment: Fragment, batch: Batch, encoded: Encoded) -> Encoded:
+        """Rows of files that hold a feature in another type, rejected."""
+        features = set(self.model.codec.sources)
+        bad = {
+            index: [name for name in self.files[piece.file].wrong if name in features]
+            for index, piece in enumerate(fragment.pieces)
+        }
+        if not any(bad.values()):
+            return encoded
+        ends = fragment.first_row + np.cumsum([piece.rows for piece in fragment.pieces])
+        piece_of_row = np.searchsorted(ends, batch.rows, side="right")
+        reasons = np.full(len(batch.rows), None, dtype=object)
+        reasons[encoded.rejected] = encoded.reasons
+        wrong = np.zeros(len(batch.rows), np.bool_)
+        for index, names in bad.items():
+            rows = piece_of_row == index
+            if names and rows.any():
+                wrong |= rows
+                file = self.files[fragment.pieces[index].file].relative
+                reasons[rows] = f"column {names[0]!r}: another type than in training, in {file}"
+        rejected = encoded.rejected | wrong
+        counts = dict(encoded.counts)
+        counts["wrong_type"] = counts.get("wrong_type", 0) + int(wrong.sum())
+        return replace(
+            encoded, rejected=rejected, reasons=reasons[rejected].tolist(), counts=counts
+        )
 
     def _tables(
         self, fragment: Fragment, batch: Batch, encoded: Encoded

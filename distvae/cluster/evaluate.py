@@ -9,11 +9,14 @@ from typing import Any
 from distvae.cluster.overlap import ahead
 from distvae.cluster.pool import run_fragments
 from distvae.cluster.session import connect
+from distvae.comparing import compare
 from distvae.config import EvaluateConfig
 from distvae.console import Console
 from distvae.data.codec import encode
+from distvae.data.flatten import flatten_schema
 from distvae.data.fragments import Fragment
-from distvae.data.inputs import InputFile
+from distvae.data.inputs import InputFile, scan
+from distvae.data.roles import require_known
 from distvae.data.selection import read_batches
 from distvae.engine import has_cuda
 from distvae.errors import DataError
@@ -37,6 +40,16 @@ def evaluate_plan(config: EvaluateConfig, plan: DataPlan | None = None) -> tuple
     plan = plan or plan_data(config.data, config.fragment_rows, config.where)
     check_columns(model, plan.inputs.schema, config.data)
     refining_steps(model, config.refine)
+    if config.synthetic is not None:
+        from distvae.fidelity.measure import require_available
+
+        require_available()
+        made = scan([config.synthetic])
+        if config.target is not None:
+            names = flatten_schema(made.schema).names
+            whole = config.target in names  # a name may hold "="
+            column = config.target if whole else config.target.partition("=")[0]
+            require_known("target", [column], names)
     return model, plan
 
 
@@ -77,6 +90,10 @@ def evaluate(
             "see --where",
         )
     figures = metrics(model, total, config.importance_samples)
+    if config.synthetic is not None:
+        with console.stage("compare", 1) as advance:
+            figures["synthetic"] = compare(model, plan.inputs, config, config.seed, config.where)
+            advance(1)
     return {**figures, "model_id": model.id, "seconds": round(time.monotonic() - started, 3)}
 
 
@@ -101,7 +118,7 @@ class _Evaluator:
 
     def run(self, fragment: Fragment) -> Sums:
         """The sums over one fragment."""
-        names = [column.feature.name for column in self.model.codec.columns]
+        names = list(self.model.codec.sources)
         total: Sums = {}
         for batch in ahead(read_batches(self.files, fragment, names, _ROWS_PER_BATCH, self.where)):
             if batch.table.num_rows == 0:

@@ -146,7 +146,9 @@ def _entry(config: dict[str, Any]) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())
         torch.backends.cudnn.deterministic = True  # the same bits in every run
         torch.backends.cudnn.allow_tf32 = False
-    world = World(context.get_world_rank(), context.get_world_size(), device)
+    cores = torch.get_num_threads() if callable(config["board"]) else config["cpus"]
+    lanes = 2 if device == "cpu" and cores > 1 else 1
+    world = World(context.get_world_rank(), context.get_world_size(), device, lanes)
     board = config["board"]
     if callable(board):
         with _threads(config["job"], config["cpus"]):

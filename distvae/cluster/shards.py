@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distvae.config import TrainConfig
-from distvae.data.codec import Codec, Encoded, block_layout, encode
+from distvae.data.codec import Codec, Encoded, Policies, block_layout, encode
 from distvae.data.fingerprint import fingerprint
 from distvae.data.fragments import Fragment
 from distvae.data.inputs import InputFile
 from distvae.data.sampling import shard
 from distvae.data.selection import Split, read_batches, split_rows
 from distvae.data.storage import Location
+from distvae.defaults import TrainSettings
 from distvae.model.vae import Architecture
 
 __all__ = ["Rows", "TrainJob", "empty_rows", "join_rows", "load_window", "row_bytes"]
@@ -46,9 +46,10 @@ class TrainJob:
         folder: where checkpoints go.
         items: what identifies the training: options and input, for the fingerprint.
         output_mean: (D,) mean of the training rows in standardised units, where the decoder starts.
+        left_out: names of columns that are no features, and why.
     """
 
-    config: TrainConfig
+    config: TrainSettings
     files: tuple[InputFile, ...]
     fragments: tuple[Fragment, ...]
     training_rows: tuple[int, ...]
@@ -60,6 +61,7 @@ class TrainJob:
     folder: Location
     items: Mapping[str, Any]
     output_mean: npt.NDArray[np.float32]
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -68,8 +70,8 @@ class TrainJob:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the feature columns."""
-        return [column.feature.name for column in self.codec.columns]
+        """The table's columns that hold the features."""
+        return list(self.codec.sources)
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def _load_fragment(
     job: TrainJob, index: int, training: tuple[int, int], validation: tuple[int, int]
 ) -> tuple[list[Rows], list[Rows]]:
     """Of one fragment, the training rows and held-out rows whose running numbers lie in range."""
+    policies = Policies(infinite="clip" if job.config.on_infinite == "clip" else "reject")
     seen, found = [0, 0], ([], [])  # type: tuple[list[int], tuple[list[Rows], list[Rows]]]
     batches = read_batches(
         job.files, job.fragments[index], job.columns, _ROWS_PER_BATCH, job.config.where
@@ -178,7 +181,8 @@ def _load_fragment(
             inside = (numbers >= wanted[0]) & (numbers < wanted[1])
             if not inside.any():
                 continue
-            encoded = encode(job.codec, batch.table) if encoded is None else encoded
+            if encoded is None:
+                encoded = encode(job.codec, batch.table, policies)
             found[kind].append(_select(encoded, places[inside], numbers[inside]))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import torch
@@ -14,11 +15,15 @@ from distvae.cluster.schedules import kl_weight, rate_factor
 from distvae.cluster.shards import Rows, TrainJob
 from distvae.cluster.world import World, sum_over_ranks
 from distvae.errors import DataError
+from distvae.model.inference import one_intra_op_thread
 from distvae.model.objectives import Bound
 from distvae.model.refinement import Climb
 from distvae.model.vae import VAE
 
 __all__ = ["Stepper"]
+
+_BOUND = ("value", "reconstruction", "kl")
+_LEAST_HALF = 128
 
 
 class Stepper:
@@ -34,6 +39,7 @@ class Stepper:
         self.job, self.world, self.model = job, world, model
         self.objective = objective_of(job)
         self.batches = Batches(job, world, model)
+        self.beside = ThreadPoolExecutor(1, "distvae-lane") if world.lanes > 1 else None
 
     def add_gradient(
         self,
@@ -57,9 +63,9 @@ class Stepper:
         config, step = self.job.config, position.steps
         batch = self.batches.training(window.take(index), places, in_batch, step)
         weight = kl_weight(self.job, step)
+        if config.inference == "amortised":
+            return self._amortised(batch, weight, in_batch)
         with self._autocast():
-            if config.inference == "amortised":
-                return add_gradient(self.model, batch, self.objective, weight, in_batch)
 
             def noise(climb: int) -> torch.Tensor:
                 stream = f"train-own/{climb}"
@@ -78,6 +84,28 @@ class Stepper:
         if own is not None:
             own.put(index, raw, moments)
         return bound
+
+    def _amortised(self, batch: Batch, weight: float, in_batch: int) -> Bound:
+        """Add the gradient of a batch; of a large one, two halves side by side on two threads.
+
+        Each half adds its own to the parameters' gradients. Of two terms the order does not
+        matter, so the sum is the same bits every time.
+        """
+
+        def add(part: Batch) -> Bound:
+            with self._autocast():
+                return add_gradient(self.model, part, self.objective, weight, in_batch)
+
+        def add_alone(part: Batch) -> Bound:
+            with one_intra_op_thread():
+                return add(part)
+
+        half = len(batch.y) // 2
+        if self.beside is None or half < _LEAST_HALF:
+            return add(batch)
+        other = self.beside.submit(add_alone, batch.rows(slice(half, None)))
+        parts = [add_alone(batch.rows(slice(0, half))), other.result()]
+        return Bound(*(torch.cat([getattr(p, name) for p in parts]) for name in _BOUND))
 
     def refuse_not_finite(
         self, window: Rows, index: Index, places: Places, in_batch: int, position: Position

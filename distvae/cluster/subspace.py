@@ -18,6 +18,7 @@ from distvae.data.inputs import InputFile
 from distvae.data.roles import Feature
 from distvae.data.selection import Split, read_batches, split_rows
 from distvae.data.sketch import Sketch, directions, improved, products_table
+from distvae.planning import sources
 
 __all__ = ["refine_sketch"]
 
@@ -98,7 +99,7 @@ class _Multiplier:
 
     def run(self, fragment: Fragment) -> Floats:
         """Y (l, D) of the fragment's training rows."""
-        names = [feature.name for feature in self.features]
+        names = sources(self.features)
         total = np.zeros(self.held.shape)
         for batch in read_batches(self.files, fragment, names, _ROWS_PER_BATCH, self.where):
             training, _ = split_rows(batch.rows, self.split)

@@ -14,9 +14,16 @@ from distvae.console import Console
 from distvae.data.draw import Drawn, draw, merge_draws
 from distvae.data.fragments import Fragment
 from distvae.data.inputs import InputFile
+from distvae.data.profile import (
+    Profile,
+    Profiler,
+    merge_profiles,
+    profile_from_bytes,
+    profile_to_bytes,
+)
 from distvae.data.roles import Feature
 from distvae.data.sampling import mix
-from distvae.data.selection import Batch, Split, read_batches, split_rows
+from distvae.data.selection import Split, read_batches, split_rows
 from distvae.data.sketch import (
     Sketch,
     merge_sketches,
@@ -26,12 +33,12 @@ from distvae.data.sketch import (
 )
 from distvae.data.statistics import Summary, merge, summarise, summary_from_bytes, summary_to_bytes
 from distvae.errors import DataError
-from distvae.planning import DataPlan
+from distvae.planning import DataPlan, sources
 
 __all__ = ["Pass", "Wanted", "summarise_input"]
 
 _ROWS_PER_BATCH = 16_384
-_STREAM_DRAW = 5
+_STREAM_DRAW, _STREAM_PROFILE = 5, 6
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,17 @@ class Wanted:
         sketch: directions to keep of rows too wide for a covariance; 0 for no sketch.
         rows: training rows to draw; 0 for none.
         of_rows: rows of the whole input.
+        profile: whether to count categories and sample values, column by column.
+        sampled: categories whose values are to be sampled too.
+        skip_infinite: whether infinite values are no error.
     """
 
     sketch: int = 0
     rows: int = 0
     of_rows: int = 0
+    profile: bool = False
+    sampled: tuple[str, ...] = ()
+    skip_infinite: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,11 +67,12 @@ class Pass:
     """What the pass found.
 
     Attributes:
-        summary: of all training rows.
+        summary: of all training rows, the elements of the measured features.
         training_rows: training rows of each fragment.
         validation_rows: held-out rows of each fragment.
         sketch: of all training rows, if wanted.
         drawn: training rows drawn by the seed, if wanted.
+        profile: of all training rows, if wanted.
     """
 
     summary: Summary
@@ -66,6 +80,7 @@ class Pass:
     validation_rows: tuple[int, ...]
     sketch: Sketch | None = None
     drawn: Drawn | None = None
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,7 @@ class _Found:
     validation_rows: int
     sketch: bytes | None = None
     drawn: Drawn | None = None
+    profile: bytes | None = None
 
 
 class _Summariser:
@@ -95,15 +111,23 @@ class _Summariser:
 
     def run(self, fragment: Fragment) -> _Found:
         """The summary of the fragment's training rows."""
-        names = [feature.name for feature in self.features]
+        names = sources(self.features)
         total = _Total(self.wanted, self.split.seed)
+        profiler = None
+        if self.wanted.profile:
+            key = mix(self.split.seed, _STREAM_PROFILE)
+            wanted = self.wanted
+            profiler = Profiler(self.features, wanted.of_rows, key, sampled=wanted.sampled)
         counts = [0, 0]
         try:
             for batch in read_batches(self.files, fragment, names, _ROWS_PER_BATCH, self.where):
                 masks = split_rows(batch.rows, self.split)
                 for index, mask in enumerate(masks):
                     counts[index] += int(mask.sum())
-                total.add(batch, masks[0], self.features)
+                rows, table = batch.rows[masks[0]], batch.table.filter(masks[0])
+                total.add(table, rows, self.features)
+                if profiler is not None:
+                    profiler.add(table, rows)
         except DataError as error:
             raise self._located(error, fragment) from None
         assert total.summary is not None
@@ -113,6 +137,7 @@ class _Summariser:
             counts[1],
             None if total.sketch is None else sketch_to_bytes(total.sketch),
             total.drawn,
+            None if profiler is None else profile_to_bytes(profiler.result()),
         )
 
     def _located(self, error: DataError, fragment: Fragment) -> DataError:
@@ -133,16 +158,24 @@ class _Total:
         self.summary: Summary | None = None
         self.sketch: Sketch | None = None
         self.drawn: Drawn | None = None
+        self.profile: Profile | None = None
 
-    def add(self, batch: Batch, training: np.ndarray, features: Sequence[Feature]) -> None:
-        """Add the ``training`` rows of a batch."""
-        wanted, rows = self.wanted, batch.rows[training]
-        table: pa.Table = batch.table.filter(training)
+    def add(self, table: pa.Table, rows: np.ndarray, features: Sequence[Feature]) -> None:
+        """Add training rows; ``rows`` (n,) are their absolute numbers."""
+        wanted = self.wanted
         sketch = sketch_table(table, features, wanted.sketch) if wanted.sketch else None
         drawn = draw(rows, wanted.of_rows, wanted.rows, self.key) if wanted.rows else None
-        self.merge(summarise(table, features), sketch, drawn)
+        measured = [feature for feature in features if feature.is_measured]
+        summary = summarise(table, measured, wanted.skip_infinite)
+        self.merge(summary, sketch, drawn, None)
 
-    def merge(self, summary: Summary, sketch: Sketch | None, drawn: Drawn | None) -> None:
+    def merge(
+        self,
+        summary: Summary,
+        sketch: Sketch | None,
+        drawn: Drawn | None,
+        found: Profile | None,
+    ) -> None:
         """Add what was found of other rows."""
         self.summary = summary if self.summary is None else merge(self.summary, summary)
         if sketch is not None:
@@ -150,6 +183,8 @@ class _Total:
         if drawn is not None:
             count = self.wanted.rows
             self.drawn = drawn if self.drawn is None else merge_draws(self.drawn, drawn, count)
+        if found is not None:
+            self.profile = found if self.profile is None else merge_profiles(self.profile, found)
 
 
 def summarise_input(
@@ -182,7 +217,8 @@ def summarise_input(
             _Summariser, arguments, plan.fragments, plan.bytes, resources
         ):
             sketch = None if found.sketch is None else sketch_from_bytes(found.sketch)
-            total.merge(summary_from_bytes(found.summary), sketch, found.drawn)
+            part = None if found.profile is None else profile_from_bytes(found.profile)
+            total.merge(summary_from_bytes(found.summary), sketch, found.drawn, part)
             rows.append((found.training_rows, found.validation_rows))
             advance(fragment.rows)
     assert total.summary is not None
@@ -194,4 +230,4 @@ def summarise_input(
             "loosen --where or --sample-rows",
         )
     training, validation = zip(*rows, strict=True)
-    return Pass(total.summary, training, validation, total.sketch, total.drawn)
+    return Pass(total.summary, training, validation, total.sketch, total.drawn, total.profile)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from distvae.cluster.checkpoints import Position, read_state
 from distvae.cluster.fit_linear import CLOSED_FORM, fit_linear
@@ -28,7 +30,7 @@ from distvae.data.codec import Codec, block_layout, feature_specs, fit_codec
 from distvae.data.lease import Lease
 from distvae.data.roles import Feature, total_width
 from distvae.data.sketch import sketch_size
-from distvae.data.statistics import LARGEST_PCA_WIDTH, Summary, covariance
+from distvae.data.statistics import LARGEST_PCA_WIDTH, Summary, covariance, select
 from distvae.data.storage import delete_tree
 from distvae.errors import DataError
 from distvae.model.linear import Pca, fit_pca, pca_of_factor
@@ -65,9 +67,15 @@ def train(config: TrainConfig, console: Console, data: DataPlan | None = None) -
             console,
             _wanted(plan),
         )
-        _refuse_unobserved(plan.features, passed.summary)
+        plan, passed = _settled(plan, passed, console)
         passed = refine_sketch(passed, plan, passes, console)
-        codec = fit_codec(plan.features, passed.summary, plan.unit_columns)
+        codec = fit_codec(
+            plan.features,
+            passed.summary,
+            passed.profile,
+            plan.codings,
+            companions=plan.is_modelled,
+        )
         pca = _baseline(passed, config.latent_dim, console)
         job = _job(plan, passed, codec, note)
         statistics_seconds = time.monotonic() - started
@@ -104,7 +112,37 @@ def _wanted(plan: TrainPlan) -> Wanted:
         return Wanted(sketch=sketch_size(config.latent_dim, width))
     if config.kind == "kernel-pca":
         return Wanted(rows=config.landmarks, of_rows=plan.data.rows)
-    return Wanted()
+    return Wanted(
+        profile=plan.is_modelled,
+        of_rows=plan.data.rows,
+        sampled=plan.conditions,
+        skip_infinite=config.on_infinite == "clip",
+    )
+
+
+def _settled(plan: TrainPlan, passed: Pass, console: Console) -> tuple[TrainPlan, Pass]:
+    """Plan and summary of the columns that are used, now that their values are known.
+
+    Raises:
+        DataError: a column without a value, or none that can be used.
+    """
+    measured = [feature for feature in plan.features if feature.is_measured]
+    if passed.profile is not None:
+        plan = plan.settled(passed.profile)
+        kept = {feature.name for feature in plan.features}
+        places = [
+            np.arange(place.start, place.stop)
+            for feature, place in zip(measured, element_slices(measured), strict=True)
+            if feature.name in kept
+        ]
+        elements = np.concatenate(places) if places else np.empty(0, np.int64)
+        if len(elements) < len(passed.summary.mean):
+            passed = replace(passed, summary=select(passed.summary, elements))
+        measured = [feature for feature in measured if feature.name in kept]
+    _refuse_unobserved(measured, passed.summary)
+    for column in plan.left_out:
+        console.note(f"column {column.name!r} is left out: {column.reason}")
+    return plan, passed
 
 
 def _refuse_unobserved(features: Sequence[Feature], summary: Summary) -> None:
@@ -125,6 +163,8 @@ def _refuse_unobserved(features: Sequence[Feature], summary: Summary) -> None:
 def _baseline(passed: Pass, latent_dim: int, console: Console) -> Pca | None:
     """PCA of the training rows with as many components as latent dimensions."""
     summary, width = passed.summary, len(passed.summary.mean)
+    if width == 0:
+        return None
     kept = min(latent_dim, width)
     if passed.sketch is not None:
         variance = float(summary.m2.sum()) / summary.rows
@@ -139,8 +179,6 @@ def _job(plan: TrainPlan, passed: Pass, codec: Codec, note: Mapping[str, Any]) -
     landmarks = plan.config.landmarks
     if plan.config.kind == "kernel-pca":
         landmarks = _landmarks(plan.config, passed)
-    shift = np.concatenate([column.shift for column in codec.columns])
-    scale = np.concatenate([np.full(c.feature.width, c.scale) for c in codec.columns])
     return TrainJob(
         config=plan.config,
         files=plan.data.inputs.files,
@@ -153,8 +191,24 @@ def _job(plan: TrainPlan, passed: Pass, codec: Codec, note: Mapping[str, Any]) -
         architecture=make_architecture(plan, feature_specs(codec), block_layout(codec), landmarks),
         folder=plan.folder,
         items=plan.items,
-        output_mean=((passed.summary.mean - shift) / scale).astype(np.float32),
+        output_mean=_output_mean(codec, passed.summary),
+        left_out=tuple((column.name, column.reason) for column in plan.left_out),
     )
+
+
+def _output_mean(codec: Codec, summary: Summary) -> npt.NDArray[np.float32]:
+    """(D,) mean of the training rows as encoded, 0 where an element has classes."""
+    mean = np.zeros(codec.width, np.float32)
+    first = 0
+    for column in codec.columns:
+        if column.companion_of is not None or not column.feature.is_measured:
+            continue
+        last = first + column.feature.width
+        if column.coding != "cells":
+            y = (summary.mean[first:last] - column.shift) / column.scale
+            mean[column.start : column.stop] = y
+        first = last
+    return mean
 
 
 def _bytes_per_row(config: TrainConfig, codec: Codec) -> int:

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 import distvae
+from distvae.cluster.heads import choose_heads, coding_of, with_zero_inflation
 from distvae.config import TrainConfig
 from distvae.data.arrow_values import element_slices
 from distvae.data.images import Shape, image_shapes
-from distvae.data.roles import Feature, total_width
+from distvae.data.profile import Profile
+from distvae.data.roles import Feature, LeftOut, total_width
 from distvae.data.selection import Split
+from distvae.data.settle import settle
 from distvae.data.storage import Location, locate
-from distvae.errors import UsageError
-from distvae.model.architecture import DEFAULT_LIKELIHOOD, Architecture, FeatureSpec
-from distvae.planning import DataPlan, plan_data, plan_features
+from distvae.defaults import TrainSettings, settings_of
+from distvae.errors import DataError, UsageError
+from distvae.model.architecture import Architecture, FeatureSpec
+from distvae.planning import DataPlan, expand_names, plan_data, plan_features
 
 __all__ = ["FREE", "TrainPlan", "make_architecture", "train_plan"]
 
 _MOST_VALIDATION_ROWS = 500_000
 _LARGEST_STEP_BYTES = 64 << 30
-# Squared error is what an autoencoder minimises unless told otherwise.
-_DEFAULT_HEADS = {"vae": DEFAULT_LIKELIHOOD, "autoencoder": "gaussian-fixed"}
-_PRIORS = {"autoencoder": "mixture"}
+_NETWORKS = ("vae", "autoencoder")  # kinds that have heads
+
+_TWO_CLASSES: Mapping[str, Any] = {
+    "classes": 2,
+    "cell_class": [0, 1],
+    "log_within": [0.0, 0.0],
+    "share": [1.0, 1.0],
+    "low": None,
+    "high": None,
+    "whole": False,
+}
 
 FREE = frozenset(
     {
@@ -56,15 +68,19 @@ class TrainPlan:
         data: the input and its fragments.
         features: the columns used.
         heads: likelihood head by feature name, all of them; none for kinds that have no heads.
+        conditions: names of the columns that are given, not modelled.
+        left_out: columns that are no features, with the reason.
         images: shape of each column that is a picture.
         target: the model directory.
         items: what the fingerprint covers.
     """
 
-    config: TrainConfig
+    config: TrainSettings
     data: DataPlan
     features: tuple[Feature, ...]
     heads: dict[str, str]
+    conditions: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
     images: dict[str, Shape]
     target: Location
     items: dict[str, Any]
@@ -82,9 +98,33 @@ class TrainPlan:
         return self.target.child("_train")
 
     @property
-    def unit_columns(self) -> frozenset[str]:
-        """Columns whose encoded values lie in [0, 1]."""
-        return frozenset(name for name, head in self.heads.items() if head.startswith("bernoulli"))
+    def codings(self) -> dict[str, str]:
+        """How the codec codes each feature: as its likelihood wants it."""
+        return {name: coding_of(head) for name, head in self.heads.items()}
+
+    @property
+    def is_modelled(self) -> bool:
+        """Whether the kind models missingness and classes: networks do, closed forms don't."""
+        return self.config.kind in _NETWORKS
+
+    def settled(self, profile: Profile) -> TrainPlan:
+        """The plan once the columns are known: identifiers and free text left out.
+
+        Raises:
+            DataError: no column is left, or one that was asked for cannot be used.
+        """
+        explicit = frozenset((*self.config.role, *self.conditions))
+        if self.config.include:  # then there are no others
+            explicit = frozenset(feature.name for feature in self.features)
+        features, dropped = settle(self.features, profile, explicit)
+        names = {feature.name for feature in features}
+        heads = {name: head for name, head in self.heads.items() if name in names}
+        return replace(
+            self,
+            features=features,
+            heads=with_zero_inflation(heads, profile, self.config.likelihood),
+            left_out=(*self.left_out, *dropped),
+        )
 
 
 def train_plan(config: TrainConfig, data: DataPlan | None = None) -> TrainPlan:
@@ -94,18 +134,38 @@ def train_plan(config: TrainConfig, data: DataPlan | None = None) -> TrainPlan:
         UsageError, DataError, StorageError: options or data do not fit.
     """
     data = data or plan_data(config.data, config.fragment_rows, config.where)
-    features = plan_features(data, config.include, config.exclude)
+    features, left_out = plan_features(data, config.include, config.exclude, config.role)
+    if config.kind not in _NETWORKS:
+        features, left_out = _measured(features, left_out)
+    heads = choose_heads(config, features)
+    known = [feature.name for feature in features]
+    conditions = expand_names("condition_on", config.condition_on, known)
+    unfit = [f.name for f in features if f.name in conditions and (f.path or not f.is_scalar)]
+    if unfit:
+        rule = "rows can be conditioned on scalar columns that are no part of a struct"
+        raise UsageError("condition_on", f"got {unfit[0]!r}", rule, "leave it out")
+    if len(conditions) == len(features):
+        raise UsageError(
+            "condition_on",
+            f"got {', '.join(conditions)}",
+            "at least one column must be left to model",
+            "name fewer",
+        )
+    trained = data.rows * config.sample_rows * (1 - config.validation_fraction)
+    settings = settings_of(config, features, heads, int(trained))
     items = {
         "command": "train",
-        "options": {k: v for k, v in config.model_dump(mode="json").items() if k not in FREE},
+        "options": {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE},
         "inputs": [[f.relative, f.size, f.footer_sha256] for f in data.inputs.files],
         "version": distvae.__version__,
     }
     plan = TrainPlan(
-        config=config,
+        config=settings,
         data=data,
         features=features,
-        heads=_heads(config, features),
+        heads=heads,
+        conditions=conditions,
+        left_out=left_out,
         images=image_shapes(config.image, features),
         target=locate(config.model),
         items=items,
@@ -136,11 +196,13 @@ def make_architecture(
         features=tuple(features),
         blocks=tuple(blocks),
         hidden_dims=config.hidden_dims,
+        decoder_dims=config.decoder_dims,
         activation=config.activation,
         likelihoods=plan.heads,
+        conditions=_with_companions(plan.conditions, features),
         kind=config.kind,
         posterior="point" if config.kind == "autoencoder" else config.posterior,
-        prior=_PRIORS.get(config.kind, "normal") if config.prior == "auto" else config.prior,
+        prior=config.prior,
         prior_components=config.prior_components,
         inference=config.inference,
         inference_steps=config.inference_steps,
@@ -152,6 +214,28 @@ def make_architecture(
         landmarks=landmarks,
         binarize=config.binarize,
     )
+
+
+def _with_companions(conditions: Sequence[str], features: Sequence[FeatureSpec]) -> tuple[str, ...]:
+    """The given columns and the elements that tell whether they are missing."""
+    return tuple(
+        spec["name"]
+        for spec in features
+        if spec["name"] in conditions or spec.get("companion_of") in conditions
+    )
+
+
+def _measured(
+    features: Sequence[Feature], left_out: Sequence[LeftOut]
+) -> tuple[tuple[Feature, ...], tuple[LeftOut, ...]]:
+    """The features that closed forms take: numbers."""
+    dropped = [LeftOut(f.name, f"a {f.role} column") for f in features if not f.is_measured]
+    kept = tuple(feature for feature in features if feature.is_measured)
+    if not kept:
+        raise DataError(
+            "features", "no column holds numbers", "this kind is linear", "use --kind vae"
+        )
+    return kept, (*left_out, *dropped)
 
 
 def _refuse_too_large_a_step(plan: TrainPlan) -> None:
@@ -170,43 +254,6 @@ def _refuse_too_large_a_step(plan: TrainPlan) -> None:
         )
 
 
-def _heads(config: TrainConfig, features: Sequence[Feature]) -> dict[str, str]:
-    """The likelihood of each feature; ``*`` names them all."""
-    names = [feature.name for feature in features]
-    if config.kind not in _DEFAULT_HEADS:
-        return {}
-    heads = dict.fromkeys(names, _DEFAULT_HEADS[config.kind])
-    for column, head in config.likelihood.items():
-        if column != "*" and column not in names:
-            raise UsageError(
-                "likelihood", f"no column {column!r}", f"the features are {', '.join(names[:10])}"
-            )
-        _refuse_bad_head(column, head)
-        heads |= dict.fromkeys(names if column == "*" else [column], head)
-    if config.binarize == "dynamic" and "bernoulli" not in heads.values():
-        raise UsageError(
-            "binarize",
-            "got dynamic",
-            "needs a bernoulli likelihood",
-            "add --likelihood COL=bernoulli",
-        )
-    return heads
-
-
-def _refuse_bad_head(column: str, head: str) -> None:
-    """A head's name and argument, judged before anything starts."""
-    import torch
-
-    from distvae.model.likelihoods import Elements, make_head
-
-    one = torch.ones(1)
-    try:
-        make_head(head, Elements(one, one, one, discrete=False))
-    except UsageError as error:
-        _, value, rule, remedy = error.args
-        raise UsageError(f"likelihood.{column}", f"got {value}", rule, remedy) from None
-
-
 def _refuse_too_many_components(plan: TrainPlan) -> None:
     config, width = plan.config, total_width(plan.features)
     found = f"got {config.latent_dim}"
@@ -220,7 +267,7 @@ def _refuse_too_many_components(plan: TrainPlan) -> None:
 
 def _refuse_what_cannot_be_built(plan: TrainPlan) -> None:
     """Build the networks once for a codec that knows nothing yet: heads and pictures must fit."""
-    if plan.config.kind not in _DEFAULT_HEADS:
+    if not plan.is_modelled:
         return
     from distvae.model.vae import VAE
 
@@ -229,8 +276,11 @@ def _refuse_what_cannot_be_built(plan: TrainPlan) -> None:
         zip(plan.features, element_slices(plan.features), strict=True)
     ):
         vector = feature.role == "vector"
+        coding = plan.codings[feature.name]
         specs.append(
             {
+                "coding": coding,
+                **({"cells": _TWO_CLASSES} if coding == "cells" else {}),
                 "name": feature.name,
                 "start": place.start,
                 "stop": place.stop,

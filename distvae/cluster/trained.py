@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import distvae
 from distvae.cluster.card import model_card
 from distvae.cluster.checkpoints import Position
 from distvae.cluster.codes import fit_code_prior
+from distvae.cluster.given import condition_rows
 from distvae.cluster.shards import TrainJob
 from distvae.cluster.summarise import Pass
 from distvae.console import Console
@@ -23,10 +24,13 @@ from distvae.data.codec import encode
 from distvae.data.selection import read_batches, split_rows
 from distvae.data.storage import Location, delete_file, write_bytes
 from distvae.inferring import refining_steps
+from distvae.model.calibration import calibrate
 from distvae.model.closed import ClosedForm
-from distvae.model.files import CONFIG, ModelFiles, pack, parse_json
+from distvae.model.files import CONFIG, ModelFiles, pack, parse_json, sha256
 from distvae.model.latent import LatentModel
 from distvae.model.linear import Pca
+from distvae.model.sources import MOST_SOBOL_DIMENSIONS, source_points
+from distvae.model.vae import VAE
 from distvae.saved import Model
 from distvae.scoring import Sums, add, metrics, score
 
@@ -35,6 +39,7 @@ __all__ = ["Trained", "write_model"]
 _SCORED_ROWS = 5_000
 _SAMPLES = 50
 _ROWS_PER_BATCH = 8 * 1024
+_CALIBRATED = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,13 @@ def write_model(
     """Score the held-out rows, write the directory, ``config.json`` last; return its figures."""
     files = _files(job, trained, pca, passed)
     model = Model.from_files(pack(files), target.uri)
-    if job.architecture.kind == "autoencoder":
-        kind, components = job.architecture.prior, job.architecture.prior_components
-        files = replace(files, prior=fit_code_prior(model, job, kind, components))
+    kind, components = job.architecture.prior, job.architecture.prior_components
+    if kind != "normal" and isinstance(model.network, VAE):
+        with console.stage("prior", 1) as advance:
+            model.network.prior = fit_code_prior(model, job, kind, components)
+            calibrate(model.network, _codes_to_come(model, job.config.seed))
+            files = replace(files, prior=model.network.prior, state=model.network.state_dict())
+            advance(1)
         model = Model.from_files(pack(files), target.uri)
     sums = _held_out_sums(model, job, console)
     scored = metrics(model, sums, _SAMPLES) if sums and sums["rows"][0] > 0 else {}
@@ -81,6 +90,14 @@ def write_model(
     for name, data in final.items():
         write_bytes(target.child(name), data)
     return figures
+
+
+def _codes_to_come(model: Model, seed: int) -> torch.Tensor:
+    """Codes that the prior gives, spread evenly (n, k)."""
+    prior, k = model.network.prior, model.latent_dim
+    source = "sobol" if k < MOST_SOBOL_DIMENSIONS else "normal"
+    points = source_points(source, seed, 0, _CALIBRATED, k, prior.chooses, "calibrate")
+    return torch.from_numpy(prior.sample(*points))
 
 
 def _parameters(network: LatentModel) -> int:
@@ -102,11 +119,13 @@ def _files(job: TrainJob, trained: Trained, pca: Pca | None, passed: Pass) -> Mo
         "epochs": trained.position.epoch,
         "steps": trained.position.steps,
         "distvae": distvae.__version__,
-        "missing": {
-            column.feature.name: int(passed.summary.missing[column.start : column.stop].sum())
-            for column in job.codec.columns
-        },
+        "missing": _missing(job, passed),
+        "left_out": dict(job.left_out),
+        "split": asdict(job.split),
     }
+    conditions = condition_rows(job, passed)
+    if conditions:
+        training["conditions_sha256"] = sha256(conditions)
     return ModelFiles(
         architecture=job.architecture,
         state=trained.state,
@@ -114,7 +133,23 @@ def _files(job: TrainJob, trained: Trained, pca: Pca | None, passed: Pass) -> Mo
         pca=pca,
         training=training,
         history=_history(trained.position),
+        conditions=conditions,
     )
+
+
+def _missing(job: TrainJob, passed: Pass) -> dict[str, int]:
+    """Missing values by column; rows of a scalar column, elements of a vector."""
+    found: dict[str, int] = {}
+    if passed.profile is not None:
+        columns = passed.profile.columns
+        found = {name: column.nulls + column.nans for name, column in columns.items()}
+    first = 0
+    for feature in job.codec.features:
+        if feature.is_measured:
+            last = first + feature.width
+            found[feature.name] = int(passed.summary.missing[first:last].sum())
+            first = last
+    return {feature.name: found.get(feature.name, 0) for feature in job.codec.features}
 
 
 def _history(position: Position) -> bytes:

@@ -17,11 +17,13 @@ class World:
         rank: number of this process, 0 first.
         size: how many there are.
         device: ``"cpu"`` or ``"cuda"``.
+        lanes: threads, 1 or 2, that share the rows of a large step.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
+    lanes: int = 1
 
 
 def sum_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:

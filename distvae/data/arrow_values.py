@@ -1,7 +1,7 @@
 """Arrow columns as NumPy arrays, without copies where the memory already has the right form.
 
-Slices, chunks, nulls (of rows and of list elements) and all three list types are handled here,
-so that statistics and codec see nothing but arrays.
+Slices, chunks, structs, nulls (of rows and of list elements) and all three list types are handled
+here, so that statistics and codec see nothing but arrays.
 """
 
 from __future__ import annotations
@@ -14,10 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from distvae.data.arrow_types import is_date, is_number
+from distvae.data.flatten import flat_column
 from distvae.data.roles import Feature
 from distvae.errors import DataError
 
-__all__ = ["Bools", "Floats", "Numbers", "Values", "element_slices", "read_values", "row_slices"]
+__all__ = [
+    "Bools",
+    "Floats",
+    "Numbers",
+    "Values",
+    "column_of",
+    "element_slices",
+    "read_values",
+    "row_slices",
+]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -32,8 +43,9 @@ class Values:
     """One column of n rows.
 
     Attributes:
-        values: (n,) for a continuous column, (n, width) for a vector, in the column's own number
-            type; often a read-only view of Arrow's memory; arbitrary where not valid.
+        values: (n,) for a scalar column, (n, width) for a vector, in the column's own number type
+            (decimals float64, dates and times int64 in the unit of training, truth values uint8);
+            often a read-only view of Arrow's memory; arbitrary where not valid.
         valid: same shape, False where null (the row, its element, or a list of wrong length);
             None when nothing is null. NaN is a value here.
         lengths: (n,) length of each list, set only when a non-null list has a wrong one;
@@ -46,18 +58,20 @@ class Values:
 
 
 def read_values(table: pa.Table, feature: Feature) -> Values:
-    """The column of ``feature`` in ``table``.
+    """The column of ``feature`` in ``table``, which may be flat or nested.
 
     Raises:
         DataError: the table lacks the column, or it holds another type than in training. All
-            number types stand for one another, and so do lists of the same element and length.
+            number types stand for one another, dates and times of one sort for those of other
+            units that lose nothing, and lists for lists of the same element and length.
+        TypeError: a column of strings or dictionaries.
     """
     column = _column(table, feature)
     parts = [_read_chunk(chunk, feature) for chunk in column.chunks]
     if len(parts) == 1:
         return parts[0]
     if not parts:
-        shape = (0,) if feature.role == "continuous" else (0, feature.width)
+        shape = (0,) if feature.is_scalar else (0, feature.width)
         return Values(np.empty(shape, feature.element), None, None)
     valid = lengths = None
     if any(part.valid is not None for part in parts):
@@ -70,6 +84,20 @@ def read_values(table: pa.Table, feature: Feature) -> Values:
             if part.lengths is not None:
                 lengths[stop - len(part.values) : stop] = part.lengths
     return Values(np.concatenate([part.values for part in parts]), valid, lengths)
+
+
+def column_of(table: pa.Table, feature: Feature) -> pa.ChunkedArray:
+    """The feature's column of a flat or nested table, in the type that it has there.
+
+    Raises:
+        DataError: the table lacks it.
+    """
+    column = flat_column(table, feature.name, feature.path)
+    if column is None:
+        raise DataError(
+            feature.label, "is not in the data", "the model was trained with it", "add it"
+        )
+    return column
 
 
 def element_slices(features: Sequence[Feature]) -> list[slice]:
@@ -89,32 +117,59 @@ def row_slices(rows: int, width: int, at_least: int = 256) -> Iterator[slice]:
 
 
 def _column(table: pa.Table, feature: Feature) -> pa.ChunkedArray:
-    index = table.schema.get_field_index(feature.name)
-    if index < 0:
-        raise DataError(
-            feature.label, "is not in the data", "the model was trained with it", "add it"
-        )
-    column = table.column(index)
-    kind = column.type
-    if feature.role == "continuous":
-        fits = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    else:
+    column = column_of(table, feature)
+    kind, trained = column.type, feature.type
+    if feature.role == "vector":
         lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         fixed = pa.types.is_fixed_size_list(kind) and kind.list_size == feature.width
-        fits = (lists or fixed) and kind.value_type == feature.type.value_type
+        fits = (lists or fixed) and kind.value_type == trained.value_type
+    elif is_number(trained):
+        fits = is_number(kind)
+    elif is_date(trained):
+        fits = is_date(kind) and _sort_of_date(kind) == _sort_of_date(trained)
+    else:
+        fits = feature.element == np.uint8 and pa.types.is_boolean(kind)
     if not fits:
-        raise DataError(
-            feature.label, f"has type {kind}", f"in training it was {feature.type}", "cast it"
-        )
-    return column
+        raise _wrong_type(feature, kind)
+    if not is_date(trained) or kind.equals(trained):
+        return column
+    try:
+        return column.cast(trained)
+    except pa.ArrowInvalid as error:
+        raise _wrong_type(feature, kind) from error
+
+
+def _sort_of_date(kind: pa.DataType) -> str:
+    """What may stand for one another: the type's name without width, unit and zone's name."""
+    zoned = " with zone" if pa.types.is_timestamp(kind) and kind.tz is not None else ""
+    return str(kind).partition("[")[0].rstrip("3264") + zoned
+
+
+def _wrong_type(feature: Feature, kind: pa.DataType) -> DataError:
+    return DataError(
+        feature.label, f"has type {kind}", f"in training it was {feature.type}", "cast it"
+    )
 
 
 def _read_chunk(chunk: pa.Array, feature: Feature) -> Values:
-    if feature.role == "continuous":
-        return Values(_buffer(chunk), _validity(chunk), None)
+    if feature.is_scalar:
+        return Values(_numbers(chunk), _validity(chunk), None)
     if pa.types.is_fixed_size_list(chunk.type):
         return _read_fixed(chunk, feature.width)
     return _read_variable(chunk, feature.width)
+
+
+def _numbers(chunk: pa.Array) -> Numbers:
+    """The numbers of a scalar column, see `Values`."""
+    kind = chunk.type
+    if pa.types.is_decimal(kind):
+        return _buffer(chunk.cast(pa.float64()))
+    if pa.types.is_boolean(kind):
+        return _buffer(chunk.cast(pa.uint8()))
+    if is_date(kind):
+        whole = pa.int32() if kind.bit_width == 32 else pa.int64()
+        return _buffer(chunk.view(whole)).astype(np.int64, copy=False)
+    return _buffer(chunk)
 
 
 def _read_fixed(chunk: pa.FixedSizeListArray, width: int) -> Values:

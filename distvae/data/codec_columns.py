@@ -1,30 +1,31 @@
-"""What the codec knows of each column, and how it is written down.
+"""What the codec knows of each column.
 
-A `Column` turns raw values x into standardised y = (x - shift) / scale and back. Its dictionary
-form (`feature_specs`) is all that the model floor sees of a column.
+A `Column` turns raw values x into elements y of a row and back, by one of four codings:
+``standard``: y = (x - shift) / scale; ``unit``: the same, in [0, 1]; ``count``: y = x, whole and
+not negative; ``cells``: y = cell + fraction (see `distvae.data.cells`). A **companion** is a column
+of its own, without values in the table: its cells are the states (present, null, NaN) of another.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from distvae.data.arrow_values import Floats
-from distvae.data.roles import Feature, feature_schema, type_from_json, type_to_json
-from distvae.errors import DataError
+from distvae.data.cells import Cells
+from distvae.data.codec_categories import Lookup
+from distvae.data.roles import Feature, feature_schema
 
-_T = TypeVar("_T")
+__all__ = ["CODINGS", "LARGEST_COUNT", "STATES", "Codec", "Column", "block_layout", "feature_specs"]
 
-__all__ = ["FORMAT", "Codec", "Column", "block_layout", "feature_specs"]
+CODINGS = ("standard", "unit", "count", "cells")
+STATES = ("present", "null", "nan")
 
-FORMAT = 1
-"""Version of the codec's JSON form."""
+LARGEST_COUNT = 2**24
+"""Counts up to here are exact in float32."""
 
 RAW_ELEMENTS = frozenset({"uint8", "float16", "float32"})
 """Element types of vectors that travel as they are and are standardised on the device."""
@@ -32,10 +33,10 @@ RAW_ELEMENTS = frozenset({"uint8", "float16", "float32"})
 
 @dataclass(frozen=True)
 class Column:
-    """The codec of one feature.
+    """The codec of one feature, or of its states.
 
     Attributes:
-        feature: the column it encodes.
+        feature: the column it encodes; of a companion one of its own.
         block: index of the encoded block that holds it.
         start: first of its elements among the row's D.
         stop: one past its last element.
@@ -46,7 +47,10 @@ class Column:
         integer: whether every value seen was a whole number.
         resolution: smallest raw difference that means something.
         has_missing: whether training rows lacked values.
-        unit_interval: whether encoded values lie in [0, 1] (a Bernoulli head's column).
+        coding: one of `CODINGS`.
+        cells: of the coding ``cells``.
+        companion_of: name of the feature whose states it holds.
+        states: of a companion, in the order of its cells.
     """
 
     feature: Feature
@@ -60,24 +64,63 @@ class Column:
     integer: bool
     resolution: float
     has_missing: bool
-    unit_interval: bool = False
+    coding: str = "standard"
+    cells: Cells | None = None
+    companion_of: str | None = None
+    states: tuple[str, ...] = ()
 
     @property
     def raw(self) -> bool:
         """Whether encoded values keep the table's own numbers, for the device to standardise."""
         return self.feature.role == "vector" and self.feature.element.name in RAW_ELEMENTS
 
+    @property
+    def unit_interval(self) -> bool:
+        """Whether encoded values lie in [0, 1] (a Bernoulli head's column)."""
+        return self.coding == "unit"
+
+    @property
+    def measured(self) -> bool:
+        """Whether moments and squared errors of its values mean something."""
+        return self.companion_of is None and self.feature.is_measured
+
+    @property
+    def lookup(self) -> Lookup:
+        """Finds the cells of its categories; made once per process."""
+        found = self.__dict__.get("_lookup")
+        if found is None:
+            assert self.cells is not None
+            found = self.__dict__["_lookup"] = Lookup(self.cells)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: held for name, held in self.__dict__.items() if name != "_lookup"}
+
 
 @dataclass(frozen=True)
 class Codec:
-    """Table to arrays and back, for the columns in element order (see `distvae.data.roles`)."""
+    """Table to arrays and back, for the columns in element order.
+
+    Scalar features come first, in the features' order, then the companions, then the vectors.
+    """
 
     columns: tuple[Column, ...]
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """The features, in element order."""
-        return tuple(column.feature for column in self.columns)
+        """The features, in element order; companions are none."""
+        return tuple(c.feature for c in self.columns if c.companion_of is None)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of the table's own columns that are read, in table order."""
+        ordered = sorted(self.features, key=lambda feature: feature.position)
+        return tuple(dict.fromkeys(feature.source for feature in ordered))
+
+    @property
+    def companions(self) -> dict[str, Column]:
+        """The companion of each feature that has one."""
+        return {c.companion_of: c for c in self.columns if c.companion_of is not None}
 
     @property
     def width(self) -> int:
@@ -86,11 +129,11 @@ class Codec:
 
     @property
     def schema(self) -> pa.Schema:
-        """The training table's schema, feature columns only, in table order."""
+        """The training table's schema, structs and all, feature columns only, in table order."""
         return feature_schema(self.features)
 
     def blocks(self) -> list[list[Column]]:
-        """The columns of each block: all continuous ones in one, then one vector each."""
+        """The columns of each block: all scalar ones in one, then one vector each."""
         held: list[list[Column]] = [[] for _ in range(1 + max(c.block for c in self.columns))]
         for column in self.columns:
             held[column.block].append(column)
@@ -98,8 +141,9 @@ class Codec:
 
     def to_json(self) -> str:
         """The codec as JSON text; every number comes back exactly."""
-        held = {"format": FORMAT, "columns": [_column_to_json(c) for c in self.columns]}
-        return json.dumps(held, indent=1, allow_nan=False, ensure_ascii=False)
+        from distvae.data.codec_json import codec_to_json
+
+        return codec_to_json(self)
 
     @classmethod
     def from_json(cls, text: str) -> Codec:
@@ -109,17 +153,9 @@ class Codec:
             DataError: text that is no such JSON, another format version, or a value that cannot
                 be: a codec is input from outside, and is checked as such.
         """
-        try:
-            held = json.loads(text, parse_constant=_refuse_constant)
-            if held["format"] != FORMAT:
-                raise DataError("codec", f"has format {held['format']!r}", f"must be {FORMAT}")
-            codec = cls(tuple(_column_from_json(entry) for entry in held["columns"]))
-            _check_layout(codec)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError("codec", f"is damaged ({error!r})", "it must be whole") from error
-        return codec
+        from distvae.data.codec_json import codec_from_json
+
+        return codec_from_json(text)
 
 
 def block_layout(codec: Codec) -> list[dict[str, Any]]:
@@ -138,7 +174,8 @@ def block_layout(codec: Codec) -> list[dict[str, Any]]:
 def feature_specs(codec: Codec) -> list[dict[str, Any]]:
     """Per column, in element order, what the model floor is told: a FeatureSpec of plain values.
 
-    ``discrete`` marks uint8 vectors, whose likelihood is a mass; ``dtype`` is the block's.
+    ``discrete`` marks uint8 vectors, whose likelihood is a mass; ``dtype`` is the block's;
+    ``measured`` columns count for squared errors.
     """
     return [
         {
@@ -157,79 +194,26 @@ def feature_specs(codec: Codec) -> list[dict[str, Any]]:
             "block": column.block,
             "raw": column.raw,
             "dtype": column.feature.element.name if column.raw else "float32",
+            "coding": column.coding,
+            "companion_of": column.companion_of,
+            "measured": column.measured,
+            "cells": _cell_specs(column.cells),
         }
         for column in codec.columns
     ]
 
 
-def _column_to_json(column: Column) -> dict[str, Any]:
-    held = {field.name: getattr(column, field.name) for field in fields(column)}
-    feature = {f.name: getattr(column.feature, f.name) for f in fields(column.feature)}
-    feature["type"] = type_to_json(column.feature.type)
-    return held | {"feature": feature, "shift": column.shift.tolist()}
-
-
-def _column_from_json(entry: Mapping[str, Any]) -> Column:
-    told = entry["feature"]
-    kind = type_from_json(_typed(told, "type", str))
-    feature = Feature(
-        name=_typed(told, "name", str),
-        role="vector" if pa.types.is_nested(kind) else "continuous",
-        type=kind,
-        nullable=_typed(told, "nullable", bool),
-        width=_typed(told, "width", int),
-        position=_typed(told, "position", int),
-    )
-    if told["role"] != feature.role:
-        raise ValueError(f"role {told['role']!r} of a column of type {kind}")
-    return Column(
-        feature=feature,
-        block=_typed(entry, "block", int),
-        start=_typed(entry, "start", int),
-        stop=_typed(entry, "stop", int),
-        shift=np.array([float(value) for value in _typed(entry, "shift", list)], np.float64),
-        scale=_typed(entry, "scale", float),
-        minimum=_typed(entry, "minimum", float),
-        maximum=_typed(entry, "maximum", float),
-        integer=_typed(entry, "integer", bool),
-        resolution=_typed(entry, "resolution", float),
-        has_missing=_typed(entry, "has_missing", bool),
-        unit_interval=_typed(entry, "unit_interval", bool),
-    )
-
-
-def _typed(entry: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
-    value = entry[key]
-    if type(value) is not kind:
-        raise ValueError(f"{key} is {value!r}, not {kind.__name__}")
-    return value
-
-
-def _check_layout(codec: Codec) -> None:
-    """The rules that encoding, decoding and the model rely on."""
-    start, vectors = 0, 0
-    lead = int(any(feature.role == "continuous" for feature in codec.features))
-    for column in codec.columns:
-        feature = column.feature
-        block = 0 if feature.role == "continuous" else lead + vectors
-        vectors += feature.role == "vector"
-        rules = (
-            ("block", column.block == block),
-            ("elements", (column.start, column.stop) == (start, start + feature.width)),
-            ("width", feature.width >= 1 and column.shift.shape == (feature.width,)),
-            ("list size", getattr(feature.type, "list_size", feature.width) == feature.width),
-            ("shift", bool(np.isfinite(column.shift).all())),
-            ("scale", 0 < column.scale < math.inf),
-            ("resolution", 0 < column.resolution < math.inf),
-            ("range", -math.inf < column.minimum <= column.maximum < math.inf),
-        )
-        for name, kept in rules:
-            if not kept:
-                raise ValueError(f"{name} of column {feature.name!r}")
-        start = column.stop
-    if not codec.columns or len({f.name for f in codec.features}) < len(codec.columns):
-        raise ValueError("no columns, or two of one name")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of a codec")
+def _cell_specs(cells: Cells | None) -> dict[str, Any] | None:
+    if cells is None:
+        return None
+    low, high = cells.low, cells.high
+    return {
+        "classes": cells.classes,
+        "cell_class": cells.cell_class.tolist(),
+        "log_within": cells.log_within.tolist(),
+        "share": cells.share.tolist(),
+        "low": None if low is None else low.tolist(),
+        "high": None if high is None else high.tolist(),
+        "whole": cells.whole,
+        "mass": cells.mass.tolist(),
+    }

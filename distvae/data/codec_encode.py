@@ -1,9 +1,9 @@
-"""Table to arrays: the hot path of every job, without copies on the common case.
+"""Table to arrays: the hot path of every job, without copies of vectors on the common case.
 
-Policy for values that training did not see: anything finite is encoded as it is, as long as its
-standardised square fits into float32 (or, for a Bernoulli head, as it lies in [0, 1]); a row
-beyond that is rejected, with its reason. Rows are never dropped here: the caller takes
-``rejected`` rows out.
+What training did not see goes by `distvae.data.policies.Policies`. Whatever they are, a standard
+column's value is encoded as it is as long as its standardised square fits into float32 (or, for a
+Bernoulli head, as it lies in [0, 1]), and a row beyond that is rejected, with its reason. Rows are
+never dropped here: the caller takes ``rejected`` rows out.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distvae.data.arrow_values import Bools, Floats, Numbers, Values, read_values, row_slices
+from distvae.data.arrow_values import Bools, Numbers, read_values
 from distvae.data.codec_columns import Codec, Column
+from distvae.data.codec_companions import encode_states, presence_of
+from distvae.data.codec_scalars import Scalar, column_of, encode_scalar, wrong_type
+from distvae.data.codec_standard import LARGEST_STANDARDISED, encode_vector
+from distvae.data.policies import Policies, Verdicts
+from distvae.data.roles import Feature
 
 __all__ = ["LARGEST_STANDARDISED", "Encoded", "encode"]
-
-LARGEST_STANDARDISED = 1e15
-"""Rows with |y| beyond it are rejected: squares, and sums of squares, must fit into float32."""
 
 
 @dataclass(frozen=True)
@@ -29,72 +31,71 @@ class Encoded:
     """The blocks of n rows, as `distvae.data.codec_columns.block_layout` describes them.
 
     Attributes:
-        blocks: per block (n, width): float32 standardised, or the table's own numbers where the
+        blocks: per block (n, width): float32 elements, or the table's own numbers where the
             layout says ``raw``. May be a read-only view of Arrow's memory.
         masks: per block None when everything is observed, else (n, width) bool, True where
             observed. An unobserved value is 0 once standardised: 0 in a float32 block, the
             shift in a raw float32 block; raw uint8 and float16 rely on the mask.
         rejected: (n,) bool, rows that cannot be used; their values are 0.
         reasons: one line per rejected row, in row order.
+        counts: values met per kind of `distvae.data.policies.COUNTED`, whatever the policy.
     """
 
     blocks: tuple[Numbers, ...]
     masks: tuple[Bools | None, ...]
     rejected: Bools
     reasons: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass
-class _Rejections:
-    """Collects the first reason of each bad row, without a loop over rows."""
-
-    codes: npt.NDArray[np.int32]
-    messages: list[str] = field(default_factory=list)
-
-    def add(self, rows: Bools, message: str) -> None:
-        self.codes[rows & (self.codes < 0)] = len(self.messages)
-        self.messages.append(message)
-
-
-def encode(codec: Codec, table: pa.Table) -> Encoded:
-    """The rows of ``table`` as arrays; see `Encoded`.
+def encode(codec: Codec, table: pa.Table, policies: Policies | None = None) -> Encoded:
+    """The rows of ``table`` (flat or with its structs) as arrays; see `Encoded`.
 
     Raises:
-        DataError: a column that is absent or has another type than in training.
+        DataError: a column that is absent, or what a policy calls an error.
     """
-    rejections = _Rejections(np.full(table.num_rows, -1, np.int32))
+    codes = np.full(table.num_rows, -1, np.int32)
+    verdicts = Verdicts(codes, policies or Policies())
     blocks: list[Numbers] = []
     masks: list[Bools | None] = []
     for columns in codec.blocks():
-        values = [read_values(table, column.feature) for column in columns]
-        if columns[0].feature.role == "continuous":
-            block, mask = _scalars(columns, values, rejections)
+        if columns[0].feature.is_scalar:
+            block, mask = _scalars(codec, columns, table, verdicts)
         else:
-            block, mask = _vector(columns[0], values[0], rejections)
+            block, mask = _vector(columns[0], table, verdicts)
         blocks.append(block)
         masks.append(mask)
     nothing = _nothing_observed(masks)
     if nothing is not None and nothing.any():
-        rejections.add(nothing, "no value observed")
-    rejected = rejections.codes >= 0
-    reasons: list[str] = []
+        verdicts.reject(nothing, "no value observed")
+    rejected = verdicts.codes >= 0
     if rejected.any():
         blocks = [_zeroed(block, rejected) for block in blocks]
-        told = np.array(rejections.messages, dtype=object)
-        reasons = told[rejections.codes[rejected]].tolist()
-    return Encoded(tuple(blocks), tuple(masks), rejected, reasons)
+    return Encoded(tuple(blocks), tuple(masks), rejected, verdicts.reasons(), verdicts.counts)
 
 
 def _scalars(
-    columns: Sequence[Column], values: Sequence[Values], rejections: _Rejections
+    codec: Codec, columns: Sequence[Column], table: pa.Table, verdicts: Verdicts
 ) -> tuple[npt.NDArray[np.float32], Bools | None]:
-    """All continuous columns as one (n, c) block, standardised in float64."""
-    block = np.empty((len(rejections.codes), len(columns)), np.float32)
+    """All scalar columns and companions as one (n, c) block."""
+    rows = len(verdicts.codes)
+    block = np.empty((rows, len(columns)), np.float32)
     mask: Bools | None = None
-    for index, (column, value) in enumerate(zip(columns, values, strict=True)):
-        y, observed = _standardised(column, value.values, value.valid)
-        _reject_outside(column, y, observed, value.values, rejections)
-        block[:, index] = _to_float32(y)
+    read: dict[str, Scalar] = {}
+    for index, column in enumerate(columns):
+        if column.companion_of is not None:
+            owner = read.get(column.companion_of)
+            nulls = owner.nulls if owner else _null_lists(codec, column.companion_of, table)
+            nans = owner.nans if owner else None
+            block[:, index] = encode_states(column.states, nulls, nans, rows)
+            observed = _struct_is_there(codec, column.companion_of, table)
+            if observed is not None:
+                block[~observed, index] = 0
+        else:
+            found = encode_scalar(column, column_of(table, column.feature), verdicts)
+            read[column.feature.name] = found
+            block[:, index] = found.y
+            observed = found.observed
         if observed is not None:
             if mask is None:
                 mask = np.ones(block.shape, np.bool_)
@@ -102,134 +103,38 @@ def _scalars(
     return block, mask
 
 
-def _vector(column: Column, value: Values, rejections: _Rejections) -> tuple[Numbers, Bools | None]:
-    """One vector as a (n, width) block."""
-    if value.lengths is not None:
-        _reject_lengths(column, value.lengths, rejections)
-    if not column.raw:
-        return _standardised_vector(column, value, rejections)
-    if value.values.dtype.kind == "f":
-        return _raw_floats(column, value, rejections)
-    x, valid = value.values, value.valid
-    filled = x if valid is None else np.where(valid, x, np.zeros((), x.dtype))
-    if column.unit_interval and column.scale == 1.0 and filled.size and filled.max() > 1:
-        _reject(column, filled > 1, np.zeros(x.shape, np.bool_), rejections)
-    return filled, valid
+def _struct_is_there(codec: Codec, name: str, table: pa.Table) -> Bools | None:
+    """(n,) whether the struct around a column is present: else its absence says all; None: is."""
+    feature = _feature(codec, name)
+    presence = presence_of(feature, codec.features) if feature.path else None
+    if presence is None:
+        return None
+    there = np.asarray(column_of(table, presence).to_numpy(), np.bool_)
+    return None if there.all() else there
 
 
-def _raw_floats(
-    column: Column, value: Values, rejections: _Rejections
-) -> tuple[Numbers, Bools | None]:
-    """float16 and float32 as they are; one look at the range tells that nothing is to be done."""
-    x, valid = value.values, value.valid
-    largest = float(np.finfo(np.float32).max)
-    low, high = (column.scale * bound for bound in _bounds(column))
-    if valid is None and _within(x, low + column.shift.max(), high + column.shift.min()):
-        return x, None
-    observed = ~np.isnan(x) if valid is None else valid & ~np.isnan(x)
-    with np.errstate(over="ignore", invalid="ignore"):
-        distance = x.astype(np.float32) - column.shift.astype(np.float32)
-    within = (distance >= max(low, -largest)) & (distance <= min(high, largest))
-    outside = observed & ~within
-    if outside.any():
-        _reject(column, outside, np.isinf(x) & observed, rejections)
-    filled = np.where(observed, x, column.shift.astype(x.dtype))
-    return filled, None if observed.all() else observed
+def _feature(codec: Codec, name: str) -> Feature:
+    return next(f for f in codec.features if f.name == name)
 
 
-def _standardised_vector(
-    column: Column, value: Values, rejections: _Rejections
-) -> tuple[npt.NDArray[np.float32], Bools | None]:
-    """Element types that float32 cannot hold, standardised here, in slices that fit a cache."""
-    x = value.values
-    block = np.empty(x.shape, np.float32)
-    mask: Bools | None = None
-    for rows in row_slices(*x.shape):
-        valid = None if value.valid is None else value.valid[rows]
-        y, observed = _standardised(column, x[rows], valid)
-        part = _Rejections(rejections.codes[rows], rejections.messages)
-        _reject_outside(column, y, observed, x[rows], part)
-        block[rows] = _to_float32(y)
-        if observed is not None:
-            if mask is None:
-                mask = np.ones(x.shape, np.bool_)
-            mask[rows] = observed
-    return block, mask
+def _null_lists(codec: Codec, name: str, table: pa.Table) -> Bools | None:
+    feature = _feature(codec, name)
+    held = column_of(table, feature)
+    return np.asarray(held.is_null().to_numpy()) if held.null_count else None
 
 
-def _standardised(column: Column, x: Numbers, valid: Bools | None) -> tuple[Floats, Bools | None]:
-    """Y = (x - shift) / scale in float64, 0 where missing, and what is observed."""
-    shift = column.shift if x.ndim > 1 else column.shift[0]
-    with np.errstate(over="ignore", invalid="ignore"):
-        y = x.astype(np.float64)
-        y -= shift
-        y /= column.scale
-    observed = valid
-    if x.dtype.kind == "f" and np.isnan(x).any():
-        observed = ~np.isnan(x) if valid is None else valid & ~np.isnan(x)
-    if observed is not None:
-        y[~observed] = 0.0
-        observed = None if observed.all() else observed
-    return y, observed
-
-
-def _bounds(column: Column) -> tuple[float, float]:
-    """The standardised values that can be used."""
-    if column.unit_interval:
-        return 0.0, 1.0
-    return -LARGEST_STANDARDISED, LARGEST_STANDARDISED
-
-
-def _within(x: Numbers, low: float, high: float) -> bool:
-    """Whether all values lie in [low, high]; False with any NaN."""
-    width = x.size // max(1, len(x))
-    return all(x[rows].max() <= high and x[rows].min() >= low for rows in row_slices(len(x), width))
-
-
-def _to_float32(y: Floats) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        return y.astype(np.float32)
-
-
-def _reject_outside(
-    column: Column, y: Floats, observed: Bools | None, x: Numbers, rejections: _Rejections
-) -> None:
-    low, high = _bounds(column)
-    if _within(y, low, high):
-        return
-    outside = np.asarray(~((y >= low) & (y <= high)))
-    if observed is not None:
-        outside &= observed
-    infinite = np.isinf(x) & outside if x.dtype.kind == "f" else np.zeros(x.shape, np.bool_)
-    if outside.any():
-        _reject(column, outside, infinite, rejections)
-
-
-def _reject(column: Column, outside: Bools, infinite: Bools, rejections: _Rejections) -> None:
-    """Reject the rows with a value outside, saying of which of them one is infinite."""
-    endless, label = _any_element(infinite), column.feature.label
-    if endless.any():
-        rejections.add(endless, f"{label}: infinite value")
-    rule = f"beyond {LARGEST_STANDARDISED:g} standard deviations"
-    rejections.add(
-        _any_element(outside),
-        f"{label}: value {'outside [0, 1]' if column.unit_interval else rule}",
-    )
-
-
-def _reject_lengths(
-    column: Column, lengths: npt.NDArray[np.int64], rejections: _Rejections
-) -> None:
-    width = column.feature.width
-    for length in np.unique(lengths[lengths != width]).tolist():
-        rejections.add(
-            lengths == length, f"{column.feature.label}: length {length}, must be {width}"
-        )
-
-
-def _any_element(flags: Bools) -> Bools:
-    """(n,) or (n, width) flags as one per row."""
-    return flags if flags.ndim == 1 else np.asarray(flags.any(axis=1))
+def _vector(column: Column, table: pa.Table, verdicts: Verdicts) -> tuple[Numbers, Bools | None]:
+    """One vector, or nothing observed where its type is wrong and the policy allows that."""
+    feature = column.feature
+    kind = column_of(table, feature).type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    fixed = pa.types.is_fixed_size_list(kind) and kind.list_size == feature.width
+    if (lists or fixed) and kind.value_type == feature.type.value_type:
+        return encode_vector(column, read_values(table, feature), verdicts)
+    wrong_type(feature, kind, verdicts)
+    shape = (len(verdicts.codes), feature.width)
+    block = np.zeros(shape, feature.element if column.raw else np.float32)
+    return block, np.zeros(shape, np.bool_)
 
 
 def _nothing_observed(masks: Sequence[Bools | None]) -> Bools | None:
@@ -238,7 +143,7 @@ def _nothing_observed(masks: Sequence[Bools | None]) -> Bools | None:
     for mask in masks:
         if mask is None:
             return None
-        empty = np.asarray(~_any_element(mask))
+        empty = np.asarray(~mask.any(axis=1))
         nothing = empty if nothing is None else np.asarray(nothing & empty)
     return nothing
 

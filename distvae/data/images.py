@@ -61,7 +61,7 @@ def _parted(request: str, known: Mapping[str, Feature]) -> tuple[str, str]:
 def _shape(feature: Feature, text: str) -> Shape:
     if feature.role != "vector":
         rule = "a picture is a vector column"
-        found = f"{feature.name!r} holds one number per row"
+        found = f"{feature.name!r} holds one value per row"
         raise UsageError("image", found, rule, f"leave out --image {feature.name}")
     shape = _parsed(feature, text) if text else _inferred(feature)
     if min(shape[:2]) < SMALLEST_SIDE:

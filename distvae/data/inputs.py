@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from distvae.data.expand import THREADS, Candidate, expand
 from distvae.data.footers import RowGroup, read_footer
-from distvae.data.schemas import merge_schemas, partition_of, with_partitions
+from distvae.data.schemas import common_type, merge_schemas, partition_of, with_partitions
 from distvae.data.storage import Location
 
 __all__ = ["InputFile", "Inputs", "RowGroup", "scan"]
@@ -31,6 +31,8 @@ class InputFile:
         partition: Hive partition columns of its path: (name, text of the value).
         schema: the common schema of all files of the input, partition columns included.
         etag: the object store's own tag of the content, where it has one.
+        wrong: columns that it holds in another type, where that was asked to be no error; they
+            read as null.
     """
 
     location: Location
@@ -42,6 +44,7 @@ class InputFile:
     partition: tuple[tuple[str, str], ...]
     schema: pa.Schema
     etag: str | None = None
+    wrong: tuple[str, ...] = ()
 
     @cached_property
     def rows(self) -> int:
@@ -67,12 +70,17 @@ class Inputs:
         return sum(file.rows for file in self.files)
 
 
-def scan(data: Sequence[str]) -> Inputs:
+def scan(data: Sequence[str], expected: pa.Schema | None = None) -> Inputs:
     """Return the input that DATA names; reads footers only, many at a time.
 
     Directories, globs, ``@list.txt`` and names are as in ``expand``. ``key=value`` directories in
     a file's relative path are columns unless the files hold a column of that name: int32 when
     every value is such a number, else string.
+
+    Args:
+        data: what to read.
+        expected: where given, a file that holds one of its columns in another type is no error,
+            see ``InputFile.wrong``; files must still have the same columns.
 
     Raises:
         UsageError: no DATA, or on different kinds of storage.
@@ -86,17 +94,33 @@ def scan(data: Sequence[str]) -> Inputs:
         others = pool.map(partial(_scan_one, known=first.schema), candidates[1:])
         scanned = [first, *others]
     names = [candidate.location.uri for candidate in candidates]
-    stored = first.schema
-    for one, name in zip(scanned, names, strict=True):
-        stored = merge_schemas(stored, one.schema, names[0], name)
+    stored = first.schema if expected is None else _with_types(first.schema, expected)
+    wrong: list[set[str]] = [set() for _ in scanned]
+    for one, name, found in zip(scanned, names, wrong, strict=True):
+        told = None if expected is None else found
+        stored = merge_schemas(stored, one.schema, names[0], name, told)
     columns = frozenset(stored.names)
     partitions = [partition_of(candidate.relative, columns) for candidate in candidates]
     schema = with_partitions(stored, partitions, names)
     files = tuple(
-        _input_file(candidate, one, partition, schema)
-        for candidate, one, partition in zip(candidates, scanned, partitions, strict=True)
+        _input_file(candidate, one, partition, schema, tuple(sorted(found)))
+        for candidate, one, partition, found in zip(
+            candidates, scanned, partitions, wrong, strict=True
+        )
     )
     return Inputs(files, schema)
+
+
+def _with_types(schema: pa.Schema, expected: pa.Schema) -> pa.Schema:
+    """The schema with the types of the expected columns where they differ in more than width."""
+    fields = []
+    for field in schema:
+        kind = field.type
+        if field.name in expected.names:
+            other = expected.field(field.name).type
+            kind = kind if common_type(kind, other) is not None else other
+        fields.append(field.with_type(kind))
+    return pa.schema(fields)
 
 
 @dataclass(frozen=True)
@@ -117,7 +141,11 @@ def _scan_one(candidate: Candidate, known: pa.Schema | None = None) -> _Scanned:
 
 
 def _input_file(
-    candidate: Candidate, one: _Scanned, partition: tuple[tuple[str, str], ...], schema: pa.Schema
+    candidate: Candidate,
+    one: _Scanned,
+    partition: tuple[tuple[str, str], ...],
+    schema: pa.Schema,
+    wrong: tuple[str, ...],
 ) -> InputFile:
     return InputFile(
         candidate.location,
@@ -129,4 +157,5 @@ def _input_file(
         partition,
         schema,
         one.etag,
+        wrong,
     )

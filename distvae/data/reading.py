@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from distvae.data.schemas import partition_value
 from distvae.data.storage import storage_errors
 from distvae.errors import DataError
 
-__all__ = ["read_fragment", "source_columns"]
+__all__ = ["read_fragment", "source_columns", "without_views"]
 
 _OPEN_AHEAD = 8
 _HELD_BYTES = 32 << 20
@@ -50,11 +50,11 @@ def read_fragment(
 ) -> Iterator[pa.Table]:
     """Yield the rows of a fragment as tables of ``rows_per_batch`` rows; the last may be shorter.
 
-    Columns come in the order asked for, in the types of the common schema and without metadata,
-    Hive partition columns included; each has one chunk, except that dictionary columns have one
-    for each dictionary met. Row groups before ``skip`` or after ``limit`` are not decoded, and a
-    row group is decoded piecewise, so memory is bounded by batches and pages. Page checksums are
-    verified where a file carries them.
+    Columns come in the order asked for, in the types of the common schema (string views as large
+    strings) and without metadata, Hive partition columns included; each has one chunk, except that
+    dictionary columns have one for each dictionary met. Row groups before ``skip`` or after
+    ``limit`` are not decoded, and a row group is decoded piecewise, so memory is bounded by batches
+    and pages. Page checksums are verified where a file carries them.
 
     Args:
         inputs_files: ``Inputs.files``.
@@ -148,7 +148,7 @@ def _batches(
         }
         try:
             for batch in _decoded(span, parquet, stored, rows_per_batch, use_threads):
-                yield _in_schema(batch, schema, constants)
+                yield _in_schema(batch, schema, constants, span.file.wrong)
         finally:
             parquet.close(force=True)
 
@@ -190,11 +190,16 @@ def _decoded(
     span: _Span, parquet: pq.ParquetFile, stored: list[str], rows_per_batch: int, use_threads: bool
 ) -> Iterator[pa.RecordBatch]:
     """Yield exactly ``span.rows`` rows of the stored columns."""
-    batches = parquet.iter_batches(
-        batch_size=rows_per_batch,
-        row_groups=list(span.row_groups),
-        columns=stored,
-        use_threads=use_threads,
+    groups = [list(span.row_groups)]
+    held = parquet.schema_arrow
+    if any(_holds_dictionary(held.field(name).type) for name in stored):
+        # Arrow cannot decode a dictionary inside a struct over a border of row groups.
+        groups = [[group] for group in span.row_groups]
+    batches = chain.from_iterable(
+        parquet.iter_batches(
+            batch_size=rows_per_batch, row_groups=each, columns=stored, use_threads=use_threads
+        )
+        for each in groups
     )
     position = 0
     end = span.dropped + span.rows
@@ -226,17 +231,33 @@ def _next(batches: Iterator[pa.RecordBatch], span: _Span, position: int) -> pa.R
 
 
 def _in_schema(
-    batch: pa.RecordBatch, schema: pa.Schema, constants: dict[str, pa.Scalar]
+    batch: pa.RecordBatch,
+    schema: pa.Schema,
+    constants: dict[str, pa.Scalar],
+    wrong: Sequence[str] = (),
 ) -> pa.Table:
-    """Return the batch with the columns of ``schema``, partition columns filled in."""
+    """Return the batch with the columns of ``schema``, partition columns filled in.
+
+    Columns that the file holds in a ``wrong`` type are null.
+    """
+    schema = without_views(schema)
     arrays = []
     for field in schema:
         if field.name in constants:
             arrays.append(pa.repeat(constants[field.name], batch.num_rows))
             continue
+        if field.name in wrong:
+            arrays.append(pa.nulls(batch.num_rows, field.type))
+            continue
         column = batch.column(field.name)
         arrays.append(column if column.type.equals(field.type) else column.cast(field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def without_views(schema: pa.Schema) -> pa.Schema:
+    """Return the schema as tables are read: Arrow cannot take or filter rows of string views."""
+    kinds = [pa.large_string() if f.type.equals(pa.string_view()) else f.type for f in schema]
+    return pa.schema([f.with_type(kind) for f, kind in zip(schema, kinds, strict=True)])
 
 
 def _rechunked(tables: Iterator[pa.Table], rows_per_batch: int) -> Iterator[pa.Table]:
@@ -263,10 +284,19 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
     table = pa.concat_tables(tables)
     columns = [
         # Joining dictionaries could need more codes than their index type has.
-        column if pa.types.is_dictionary(column.type) else pa.chunked_array([_whole(column)])
+        column
+        if pa.types.is_dictionary(column.type) or _holds_dictionary(column.type)
+        else pa.chunked_array([_whole(column)])
         for column in table.columns
     ]
     return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def _holds_dictionary(kind: pa.DataType) -> bool:
+    """Whether a struct has a dictionary in it, at any depth."""
+    if not pa.types.is_struct(kind):
+        return False
+    return any(pa.types.is_dictionary(f.type) or _holds_dictionary(f.type) for f in kind)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

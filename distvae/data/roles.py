@@ -1,27 +1,43 @@
 """Which columns of a table are features, what role each plays, and how wide each is.
 
 Element order: the D numbers of a row are the elements of its features, one feature after the
-other, in the order of the tuple that `infer_features` returns: continuous columns first, then
-vectors, each group in table order. Every array of width D in the project uses this order.
-`Feature.position` keeps the place in the table, so that decoded rows get the table's own order.
+other, in the order of the tuple that `infer_features` returns: scalars first, then vectors, each
+group in table order. Every array of width D in the project uses this order. Struct columns are
+flat here (see `distvae.data.flatten`). `Feature.position` keeps the place in the flat table, so
+that decoded rows get the table's own order.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
-from distvae.errors import DataError, UsageError
+from distvae.data.arrow_types import (
+    is_date,
+    is_vector,
+    number_name,
+    type_from_json,
+    type_to_json,
+)
+from distvae.data.feature_choice import (
+    Role,
+    choose_fields,
+    refuse_useless,
+    require_known,
+    roles_of,
+    why_unusable,
+)
+from distvae.data.flatten import FlatField, flat_column, flat_fields
+from distvae.errors import DataError
 
 __all__ = [
     "Feature",
+    "LeftOut",
     "Role",
     "feature_schema",
     "infer_features",
@@ -30,27 +46,8 @@ __all__ = [
     "total_width",
     "type_from_json",
     "type_to_json",
+    "unusable",
 ]
-
-Role = Literal["continuous", "vector"]
-
-_NUMBERS: dict[str, pa.DataType] = {
-    "int8": pa.int8(),
-    "int16": pa.int16(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "uint8": pa.uint8(),
-    "uint16": pa.uint16(),
-    "uint32": pa.uint32(),
-    "uint64": pa.uint64(),
-    "float16": pa.float16(),
-    "float32": pa.float32(),
-    "float64": pa.float64(),
-}
-_NAMES: dict[pa.DataType, str] = {kind: name for name, kind in _NUMBERS.items()}
-_LIST = re.compile(
-    r"(fixed_size_list|large_list|list)<(.*): (\w+)( not null)?>(?:\[(\d+)\])?", re.DOTALL
-)
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,15 @@ class Feature:
     """One column that the model learns.
 
     Attributes:
-        name: the column's name.
-        role: ``continuous`` (one number per row) or ``vector`` (a list of numbers per row).
-        type: the column's Arrow type in the training table.
-        nullable: whether the column's field allows nulls.
-        width: elements per row; 1 for continuous, 0 for a variable list not looked at yet.
-        position: index of the column in the training table's schema.
+        name: the column's name in the flat table.
+        role: ``vector`` is a list of numbers per row, all others are one value per row.
+        type: the column's Arrow type in the flat training table.
+        nullable: whether the column's own field allows nulls; a struct above it may be null
+            besides.
+        width: elements per row; 1 for scalars, 0 for a variable list not looked at yet.
+        position: index of the column in the flat training table's schema.
+        path: names from the table's own column down to a field of a struct, or to the struct
+            whose presence the feature tells; () for a column that is no struct.
     """
 
     name: str
@@ -72,21 +72,68 @@ class Feature:
     nullable: bool
     width: int
     position: int = 0
+    path: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The table's own column that holds it: what is read from files."""
+        return self.path[0] if self.path else self.name
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it has one element per row."""
+        return self.role != "vector"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers with an order, one per row; dates and times are."""
+        return self.role in ("continuous", "count", "datetime")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether moments and squared errors mean something: continuous, count or vector."""
+        return self.role in ("continuous", "count", "vector")
+
+    @property
+    def is_presence(self) -> bool:
+        """Whether it tells that a struct is present."""
+        return bool(self.path) and self.name != ".".join(self.path)
 
     @property
     def element(self) -> np.dtype[Any]:
-        """NumPy type of one element."""
-        kind = self.type if self.role == "continuous" else self.type.value_type
-        return np.dtype(_NAMES[kind])
+        """NumPy type of one element as `distvae.data.arrow_values.read_values` gives it.
+
+        Raises:
+            TypeError: strings and dictionaries, which are no numbers.
+        """
+        kind = self.type.value_type if self.role == "vector" else self.type
+        if pa.types.is_boolean(kind):
+            return np.dtype(np.uint8)
+        if is_date(kind):
+            return np.dtype(np.int64)
+        if pa.types.is_decimal(kind):
+            return np.dtype(np.float64)
+        name = number_name(kind)
+        if name is None:
+            raise TypeError(f"{self.label} of type {kind} holds no numbers")
+        return np.dtype(name)
 
     @property
     def label(self) -> str:
         """What messages call it: ``column 'age'`` or ``vector 'pixels'``."""
-        return f"{'column' if self.role == 'continuous' else 'vector'} {self.name!r}"
+        return f"{'vector' if self.role == 'vector' else 'column'} {self.name!r}"
 
     def with_width(self, width: int) -> Feature:
         """The same feature with ``width`` elements per row."""
         return replace(self, width=width)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A column that is no feature, and why, in one line."""
+
+    name: str
+    reason: str
 
 
 def infer_features(
@@ -94,64 +141,68 @@ def infer_features(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     widths: Mapping[str, int] | None = None,
+    roles: Mapping[str, str] | None = None,
 ) -> tuple[Feature, ...]:
-    """The features of a table, continuous columns first, then vectors, in table order.
+    """The features of a table, scalars first, then vectors, in table order.
+
+    Columns of a type that no role takes are left out (`unusable` lists them). The name of a struct
+    stands for all that it holds. Whether a struct is present is learned with any of its fields.
 
     Args:
         schema: the training table's schema.
         include: names to take; empty takes all.
         exclude: names to leave out.
         widths: width of each variable list column (see `peek_widths`); absent means 0, unknown.
+        roles: roles other than those that the types suggest, or ``skip``, by flat name.
 
     Raises:
-        UsageError: a name that the table lacks, or one both included and excluded.
-        DataError: a column that is no feature (all of them in one line), a name that occurs
-            twice, a list of length 0, or no column left.
+        UsageError: a name that the table lacks, one both included and excluded, or a role that
+            the column's type does not allow.
+        DataError: an included column that is no feature, a name that occurs twice, or no column
+            left.
     """
-    require_known("include", include, schema.names)
-    require_known("exclude", exclude, schema.names)
-    if both := sorted(set(include) & set(exclude)):
-        raise UsageError(
-            "exclude", f"{both[0]!r} is also in include", "a column is one or the other"
-        )
-    chosen = [
-        (position, field)
-        for position, field in enumerate(schema)
-        if field.name not in exclude and (not include or field.name in include)
+    given = roles or {}
+    chosen = choose_fields(schema, include, exclude, given)
+    refuse_useless(chosen, include)
+    told = {field.path for _, field in chosen if field.presence}
+    features = [
+        _feature(field, position, given.get(field.name), told, widths or {})
+        for position, field in chosen
+        if roles_of(field.type)
     ]
-    _refuse_unusable([field for _, field in chosen])
-    known = widths or {}
-    features = [_feature(field, position, known) for position, field in chosen]
     return tuple(sorted(features, key=lambda feature: feature.role == "vector"))
 
 
-def require_known(option: str, names: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse a name that is not among ``known``, naming the closest that is.
-
-    Raises:
-        UsageError: with the option, the name and the closest match.
-    """
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            listed = reprlib.repr(list(known))
-            remedy = f"did you mean {close[0]!r}?" if close else f"the columns are {listed}"
-            raise UsageError(option, f"no column {name!r}", "it must name a column", remedy)
+def unusable(
+    schema: pa.Schema,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    roles: Mapping[str, str] | None = None,
+) -> list[LeftOut]:
+    """The columns selected that `infer_features` leaves out, for no role takes their type."""
+    chosen = choose_fields(schema, include, exclude, roles or {})
+    return [
+        LeftOut(f.name, f"{why_unusable(f.type)}, which no role takes")
+        for _, f in chosen
+        if not roles_of(f.type)
+    ]
 
 
 def peek_widths(first_table: pa.Table, schema: pa.Schema) -> dict[str, int]:
-    """Width of each variable list column of ``schema``, from its first non-null row.
+    """Width of each variable list column of ``schema``, by flat name, from its first non-null row.
 
     A column without a non-null row in ``first_table`` is left out.
     """
     widths: dict[str, int] = {}
-    for field in schema:
-        if _role(field.type) == "vector" and not pa.types.is_fixed_size_list(field.type):
-            for chunk in first_table.column(field.name).chunks:
-                first = np.flatnonzero(chunk.is_valid().to_numpy(zero_copy_only=False))[:1]
-                if first.size:
-                    widths[field.name] = len(chunk[int(first[0])])
-                    break
+    for field in flat_fields(schema):
+        if not is_vector(field.type) or pa.types.is_fixed_size_list(field.type):
+            continue
+        column = flat_column(first_table, field.name, field.path)
+        for chunk in column.chunks if column is not None else ():
+            first = np.flatnonzero(chunk.is_valid().to_numpy(zero_copy_only=False))[:1]
+            if first.size:
+                widths[field.name] = len(chunk[int(first[0])])
+                break
     return widths
 
 
@@ -173,84 +224,42 @@ def total_width(features: Sequence[Feature]) -> int:
 
 
 def feature_schema(features: Sequence[Feature]) -> pa.Schema:
-    """The training table's schema, feature columns only, in table order."""
-    ordered = sorted(features, key=lambda feature: feature.position)
-    return pa.schema([pa.field(f.name, f.type, f.nullable) for f in ordered])
+    """The training table's schema, structs rebuilt, feature columns only, in table order."""
+    return pa.schema(_nested(sorted(features, key=lambda feature: feature.position), 0))
 
 
-def type_to_json(kind: pa.DataType) -> str:
-    """An Arrow type as text, ``float32`` or ``list<item: uint8 not null>``; exact both ways.
-
-    Raises:
-        DataError: a type that no role takes.
-    """
-    role = _role(kind)
-    if role is None:
-        raise DataError("type", str(kind), "features are numbers or lists of numbers for now")
-    if role == "continuous":
-        return _NAMES[kind]
-    field = kind.value_field
-    inner = f"<{field.name}: {_NAMES[field.type]}{'' if field.nullable else ' not null'}>"
-    if pa.types.is_fixed_size_list(kind):
-        return f"fixed_size_list{inner}[{kind.list_size}]"
-    return f"{'large_list' if pa.types.is_large_list(kind) else 'list'}{inner}"
+def _nested(features: Sequence[Feature], depth: int) -> list[pa.Field]:
+    """Fields of what ``features``, in table order, hold beneath one struct at ``depth``."""
+    found: list[pa.Field] = []
+    for name, group in groupby(features, key=lambda f: (f.path or (f.name,))[depth]):
+        held = list(group)
+        inner = [f for f in held if len(f.path) > depth + 1]
+        if inner:
+            kind = pa.struct(_nested(inner, depth + 1))
+            found.append(pa.field(name, kind, nullable=len(inner) < len(held)))
+        else:
+            own = held[0].name if held[0].is_presence else name
+            found.append(pa.field(own, held[0].type, held[0].nullable))
+    return found
 
 
-def type_from_json(text: str) -> pa.DataType:
-    """The Arrow type that `type_to_json` wrote.
-
-    Raises:
-        DataError: text that is not such a type.
-    """
-    if text in _NUMBERS:
-        return _NUMBERS[text]
-    match = _LIST.fullmatch(text)
-    if match is None or match[3] not in _NUMBERS or (match[1][0] == "f") != bool(match[5]):
-        raise DataError("type", repr(text), "it must be a number or a list of numbers")
-    field = pa.field(match[2], _NUMBERS[match[3]], nullable=match[4] is None)
-    if match[1] == "fixed_size_list":
-        return pa.list_(field, int(match[5]))
-    return pa.large_list(field) if match[1] == "large_list" else pa.list_(field)
-
-
-def _role(kind: pa.DataType) -> Role | None:
-    """The role that an Arrow type takes, None when it takes none."""
-    if kind in _NAMES:
-        return "continuous"
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if (lists or pa.types.is_fixed_size_list(kind)) and kind.value_type in _NAMES:
-        return "vector"
-    return None
-
-
-def _refuse_unusable(fields: Sequence[pa.Field]) -> None:
-    """Refuse an empty selection, repeated names and columns without a role."""
-    names = [field.name for field in fields]
-    if not names:
-        raise DataError("features", "no column is left", "at least one must be", "see --include")
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise DataError(f"column {twice[0]!r}", "occurs twice", "names must differ", "rename one")
-    wrong = {f.name: f"has type {f.type}" for f in fields if _role(f.type) is None}
-    wrong |= {
-        f.name: "has lists of length 0"
-        for f in fields
-        if pa.types.is_fixed_size_list(f.type) and f.type.list_size < 1
-    }
-    if not wrong:
-        return
-    found = ", ".join(f"{name!r} {what}" for name, what in list(wrong.items())[1:])
-    first = next(iter(wrong))
-    raise DataError(
-        f"column {first!r}",
-        wrong[first] + (f" (and {found})" if found else ""),
-        "features are numbers or lists of numbers for now",
-        "leave it out with " + " ".join(f"--exclude {name}" for name in wrong),
+def _feature(
+    field: FlatField,
+    position: int,
+    role: str | None,
+    told: Collection[tuple[str, ...]],
+    widths: Mapping[str, int],
+) -> Feature:
+    """The feature of a flat column; ``told``: the structs whose presence is learned."""
+    kind = field.type
+    fixed = pa.types.is_fixed_size_list(kind)
+    above = any(path not in told for path in field.nullable_above)
+    return Feature(
+        name=field.name,
+        role=cast("Role", role) if role else roles_of(kind)[0],
+        type=kind,
+        nullable=field.nullable or above,
+        width=1 if not is_vector(kind) else kind.list_size if fixed else widths.get(field.name, 0),
+        position=position,
+        path=field.path if len(field.path) > 1 or field.presence else (),
     )
-
-
-def _feature(field: pa.Field, position: int, widths: Mapping[str, int]) -> Feature:
-    if _role(field.type) == "continuous":
-        return Feature(field.name, "continuous", field.type, field.nullable, 1, position)
-    fixed = pa.types.is_fixed_size_list(field.type)
-    width = field.type.list_size if fixed else widths.get(field.name, 0)
-    return Feature(field.name, "vector", field.type, field.nullable, width, position)

@@ -19,10 +19,24 @@ _INTEGER = re.compile(r"-?\d{1,10}")
 _INT32 = range(-(2**31), 2**31)
 
 
-def merge_schemas(common: pa.Schema, other: pa.Schema, first_file: str, file: str) -> pa.Schema:
+def merge_schemas(
+    common: pa.Schema,
+    other: pa.Schema,
+    first_file: str,
+    file: str,
+    wrong: set[str] | None = None,
+) -> pa.Schema:
     """Return the schema that holds the values of both; names in the order of ``common``.
 
-    Nullability and the index type of dictionaries may differ; columns and their types may not.
+    Nullability, the width of integers and floats, and how text is stored may differ; columns and
+    otherwise their types may not.
+
+    Args:
+        common: schema of the files so far.
+        other: of one more file.
+        first_file: name of the first.
+        file: name of the other.
+        wrong: where given, columns of another type are added to it, and ``common`` holds.
 
     Raises:
         DataError: naming both files and the column that is missing or of another type.
@@ -40,7 +54,10 @@ def merge_schemas(common: pa.Schema, other: pa.Schema, first_file: str, file: st
     for mine in common:
         theirs = other.field(mine.name)
         merged = common_type(mine.type, theirs.type)
-        if merged is None:
+        if merged is None and wrong is not None:
+            wrong.add(mine.name)
+            merged = mine.type
+        elif merged is None:
             value = f"is {mine.type} in {first_file} and {theirs.type} in {file}"
             raise DataError(f"column {mine.name!r}", value, rule, f"cast one of {both}")
         fields.append(pa.field(mine.name, merged, mine.nullable or theirs.nullable))
@@ -51,10 +68,23 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """Return the type that holds the values of both without a change, or None."""
     if one.equals(other):
         return one
+    for family in _FAMILIES:
+        if one in family and other in family:
+            return family[max(family.index(one), family.index(other))]
+    if pa.types.is_dictionary(one) != pa.types.is_dictionary(other):
+        plain, coded = (other, one) if pa.types.is_dictionary(one) else (one, other)
+        return common_type(plain, coded.value_type)
     if pa.types.is_dictionary(one) and pa.types.is_dictionary(other):
         if one.value_type.equals(other.value_type):
             return pa.dictionary(pa.int32(), one.value_type, one.ordered and other.ordered)
         return None
+    return _common_nested(one, other)
+
+
+def _common_nested(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The common type of two structs or lists, or None."""
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        return _common_struct(one, other)
     for is_kind, build in _LISTS:
         if is_kind(one) and is_kind(other):
             value = common_type(one.value_type, other.value_type)
@@ -67,6 +97,26 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return pa.list_(inner.value_field, one.list_size) if same and inner is not None else None
     return None
 
+
+def _common_struct(one: pa.StructType, other: pa.StructType) -> pa.DataType | None:
+    fields = []
+    if [field.name for field in one] != [field.name for field in other]:
+        return None
+    for mine, theirs in zip(one, other, strict=True):
+        kind = common_type(mine.type, theirs.type)
+        if kind is None:
+            return None
+        fields.append(pa.field(mine.name, kind, mine.nullable or theirs.nullable))
+    return pa.struct(fields)
+
+
+# Each type holds the values of those before it.
+_FAMILIES = (
+    (pa.int8(), pa.int16(), pa.int32(), pa.int64()),
+    (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+    (pa.float16(), pa.float32(), pa.float64()),
+    (pa.string_view(), pa.string(), pa.large_string()),
+)
 
 _LISTS = ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list))
 

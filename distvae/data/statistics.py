@@ -38,6 +38,7 @@ __all__ = [
     "covariance",
     "dense_rows",
     "merge",
+    "select",
     "summarise",
     "summary_from_bytes",
     "summary_to_bytes",
@@ -83,8 +84,13 @@ class Summary:
         return self.rows - self.count
 
 
-def summarise(table: pa.Table, features: Sequence[Feature]) -> Summary:
+def summarise(table: pa.Table, features: Sequence[Feature], skip_infinite: bool = False) -> Summary:
     """The summary of one table; null, NaN, null element and null list are missing.
+
+    Args:
+        table: flat or nested.
+        features: those that are measured (`Feature.is_measured`); there may be none.
+        skip_infinite: whether infinite values are missing too, instead of refused.
 
     Raises:
         DataError: an infinite or huge value, a list of wrong length, a column that is absent or
@@ -92,8 +98,13 @@ def summarise(table: pa.Table, features: Sequence[Feature]) -> Summary:
     """
     width = total_width(features)
     tally = empty_tally(width, second_moments=width <= LARGEST_PCA_WIDTH)
+    if not features:
+        tally.rows = table.num_rows
+        return _summary_of(tally)
     # At least D rows at a time, for adding up D^2 sums costs as much as D rows of them.
     for x in dense_rows(table, features, at_least=width):
+        if skip_infinite:
+            x[np.isinf(x)] = np.nan
         add_rows(tally, x, features)
     return _summary_of(tally)
 
@@ -149,6 +160,27 @@ def covariance(summary: Summary) -> tuple[Floats, Floats]:
         found = f"{summary.rows} rows of {len(summary.mean)} elements"
         raise DataError("covariance", found, f"needs 1 row and at most {LARGEST_PCA_WIDTH}")
     return summary.mean, summary.products / summary.rows
+
+
+def select(summary: Summary, places: npt.ArrayLike) -> Summary:
+    """The summary of some elements, in the order of ``places`` (indices among the D)."""
+    at = np.asarray(places, np.intp)
+
+    def square(held: Floats | None) -> Floats | None:
+        return None if held is None else held[np.ix_(at, at)]
+
+    return Summary(
+        rows=summary.rows,
+        count=summary.count[at],
+        mean=summary.mean[at],
+        m2=summary.m2[at],
+        minimum=summary.minimum[at],
+        maximum=summary.maximum[at],
+        all_integer=summary.all_integer[at],
+        products=square(summary.products),
+        cross=square(summary.cross),
+        pairs=square(summary.pairs),
+    )
 
 
 def summary_to_bytes(summary: Summary) -> bytes:

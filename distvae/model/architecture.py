@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,26 @@ from distvae.errors import DataError, UsageError
 from distvae.model.networks import ACTIVATIONS
 from distvae.model.posteriors import POSTERIORS
 
-__all__ = ["DEFAULT_LIKELIHOOD", "Architecture", "FeatureSpec", "element_values"]
+__all__ = ["DEFAULT_LIKELIHOODS", "Architecture", "FeatureSpec", "coding_of", "element_values"]
 
 # One column of the table as the model sees it; the keys are those of the codec's description.
 FeatureSpec = Mapping[str, Any]
-DEFAULT_LIKELIHOOD = "gaussian"
+DEFAULT_LIKELIHOODS = {"cells": "categorical", "count": "negative-binomial"}
+"""Head by coding; ``gaussian`` for the others."""
 
+_AT_LEAST_ONE = (
+    "latent_dim",
+    "hidden_dims",
+    "decoder_dims",
+    "channels",
+    "prior_components",
+    "landmarks",
+)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "kind": ("vae", "autoencoder", "pca", "kernel-pca"),
     "activation": tuple(ACTIVATIONS),
     "posterior": POSTERIORS,
-    "prior": ("normal", "gaussian", "mixture"),
+    "prior": ("normal", "gaussian", "mixture", "flow"),
     "inference": ("amortised", "per-row", "semi-amortised"),
     "kernel": ("rbf",),
     "binarize": ("none", "dynamic"),
@@ -41,14 +50,15 @@ class Architecture:
         features: one description per feature, in table order; ``start`` and ``stop`` cut
             [0, D) into the features' elements.
         blocks: one description per input array, in the order in which they are handed over.
-        hidden_dims: widths of the encoder's hidden layers; the decoder has them reversed.
+        hidden_dims: widths of the encoder's hidden layers.
+        decoder_dims: widths of the decoder's hidden layers; None: the encoder's, reversed.
         activation: a name in ``networks.ACTIVATIONS``.
-        likelihoods: head by feature name, ``DEFAULT_LIKELIHOOD`` for the others.
+        likelihoods: head by feature name; the others' follows from their coding.
         kind: ``vae``; ``autoencoder``: the same networks, with a point for a posterior and no KL;
             ``pca`` and ``kernel-pca``: linear, in closed form.
         posterior: family of q(z|x); ``point`` is the autoencoder's.
-        prior: what synthetic codes are drawn from: ``normal`` N(0, I); for an autoencoder, which
-            has no prior, a ``gaussian`` or a ``mixture`` fitted to its codes after training.
+        prior: what synthetic codes are drawn from: ``normal`` N(0, I), or a ``gaussian``, a
+            ``mixture`` of them or a ``flow`` fitted to the codes after training.
         prior_components: components of the mixture.
         inference: ``amortised`` by the encoder; ``per-row``: no encoder, every row's posterior is
             found by gradient steps; ``semi-amortised``: steps that start at the encoder's answer.
@@ -59,9 +69,12 @@ class Architecture:
             gamma 0 stands for 1 / D.
         landmarks: rows that span the kernel's features (Nystroem).
         binarize: ``"dynamic"`` when training drew Bernoulli targets afresh each time.
+        conditions: names of features that are given: the encoder reads them and the decoder is
+            told them beside z, so that the model is p(x | conditions); they have no likelihood.
 
     Raises:
-        UsageError: a value outside its choices, or a likelihood for an unknown feature.
+        UsageError: a value outside its choices, a likelihood, a picture or a condition that is no
+            feature, a condition that is a picture, or no feature that is not a condition.
         DataError: features that do not cut [0, D) into consecutive ranges.
     """
 
@@ -84,10 +97,18 @@ class Architecture:
     kernel_gamma: float = 0.0
     landmarks: int = 512
     binarize: str = "none"
+    decoder_dims: tuple[int, ...] | None = None
+    conditions: tuple[str, ...] = ()
+
+    _codings: ClassVar[dict[str, str]]
 
     def __post_init__(self) -> None:
-        for name in ("features", "blocks", "hidden_dims", "channels"):
+        for name in ("features", "blocks", "hidden_dims", "channels", "conditions"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.decoder_dims is not None:
+            object.__setattr__(self, "decoder_dims", tuple(self.decoder_dims))
+        codings = {spec["name"]: coding_of(spec) for spec in self.features}
+        object.__setattr__(self, "_codings", codings)
         shapes = {name: tuple(shape) for name, shape in self.images.items()}
         object.__setattr__(self, "images", shapes)
         marked = ({**s, "shape": shapes.get(s["name"])} for s in self.features)
@@ -96,19 +117,34 @@ class Architecture:
             if getattr(self, name) not in choices:
                 value = repr(getattr(self, name))
                 raise UsageError(name, value, "must be one of " + ", ".join(choices))
-        for name in ("latent_dim", "hidden_dims", "channels", "prior_components", "landmarks"):
+        for name in _AT_LEAST_ONE:
             value = getattr(self, name)
-            if any(v < 1 for v in (value if isinstance(value, tuple) else (value,))):
+            numbers = value if isinstance(value, tuple) else (1 if value is None else value,)
+            if any(number < 1 for number in numbers):
                 raise UsageError(name, str(value), "must be at least 1")
-        for option, given in (("likelihood", self.likelihoods), ("image", self.images)):
-            unknown = sorted(set(given) - {spec["name"] for spec in self.features})
-            if unknown:
-                rule = "must name a feature: " + ", ".join(spec["name"] for spec in self.features)
-                raise UsageError(option, unknown[0], rule)
+        self._check_names()
         if (self.kind == "autoencoder") != (self.posterior == "point"):
             rule = "point is the posterior of an autoencoder and of nothing else"
             raise UsageError("posterior", repr(self.posterior), rule)
         self._check_features()
+
+    def _check_names(self) -> None:
+        named: dict[str, Iterable[str]] = {
+            "likelihood": self.likelihoods,
+            "image": self.images,
+            "condition": self.conditions,
+        }
+        for option, given in named.items():
+            unknown = sorted(set(given) - self._codings.keys())
+            if unknown:
+                rule = "must name a feature: " + ", ".join(self._codings)
+                raise UsageError(option, unknown[0], rule)
+        pictures = sorted(set(self.conditions) & self.images.keys())
+        if pictures:
+            raise UsageError("condition", pictures[0], "must not be a picture")
+        if self.features and not self.modelled:
+            rule = "at least one feature must be left to model"
+            raise UsageError("condition", ", ".join(self.conditions), rule)
 
     def _check_features(self) -> None:
         if not self.features:
@@ -132,9 +168,27 @@ class Architecture:
         """D, the number of elements over all features."""
         return int(self.features[-1]["stop"])
 
+    @property
+    def modelled(self) -> tuple[FeatureSpec, ...]:
+        """The features that are no conditions."""
+        given = set(self.conditions)
+        return tuple(spec for spec in self.features if spec["name"] not in given)
+
+    @property
+    def given(self) -> tuple[FeatureSpec, ...]:
+        """The features that are conditions, in table order."""
+        given = set(self.conditions)
+        return tuple(spec for spec in self.features if spec["name"] in given)
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Widths of the decoder's hidden layers."""
+        return self.hidden_dims[::-1] if self.decoder_dims is None else self.decoder_dims
+
     def likelihood(self, name: str) -> str:
         """Return the head of a feature, e.g. ``"gaussian-fixed:0.1"``."""
-        return self.likelihoods.get(name, DEFAULT_LIKELIHOOD)
+        default = DEFAULT_LIKELIHOODS.get(self._codings[name], "gaussian")
+        return self.likelihoods.get(name, default)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, numbers and strings."""
@@ -142,7 +196,9 @@ class Architecture:
         plain["features"] = [{k: v for k, v in s.items() if k != "shape"} for s in self.features]
         plain["blocks"] = [dict(spec) for spec in self.blocks]
         plain["images"] = {name: list(shape) for name, shape in self.images.items()}
-        plain |= {name: list(getattr(self, name)) for name in ("hidden_dims", "channels")}
+        for name in ("hidden_dims", "channels", "conditions", "decoder_dims"):
+            value = getattr(self, name)
+            plain[name] = None if value is None else list(value)
         plain["likelihoods"] = dict(self.likelihoods)
         return plain
 
@@ -162,6 +218,14 @@ class Architecture:
             return cls(**plain)
         except (KeyError, TypeError) as error:
             raise DataError("architecture", f"is incomplete ({error})") from error
+
+
+def coding_of(spec: FeatureSpec) -> str:
+    """Return how a feature's values become elements: ``standard``, ``unit``, ``count``, ``cells``.
+
+    Descriptions made before there were several have no such key: ``standard``.
+    """
+    return str(spec.get("coding") or "standard")
 
 
 def element_values(features: tuple[FeatureSpec, ...], key: str) -> NDArray[np.float64]:

@@ -56,8 +56,9 @@ def log_likelihood(
     """Importance-weighted estimate of log p(x) per row (Burda et al. 2016, equation 8), in nats.
 
     ``logsumexp_s(log p(x|z_s) + log p(z_s) - log q(z_s|x)) - log S`` with
-    z_s = mu + L eps_s. In expectation a lower bound, tight as S grows. The passes are
-    joined as one sum over all S, in float64, so their size changes nothing but rounding.
+    z_s = mu + L eps_s and p(z) the model's prior. In expectation a lower bound, tight as S grows.
+    The passes are joined as one sum over all S, in float64, so their size changes nothing but
+    rounding.
 
     Args:
         model: the model; rows ``y (n, D)`` and ``observed`` as ``model.prepare`` gives them.
@@ -74,12 +75,15 @@ def log_likelihood(
     if samples < 1 or samples_per_pass < 1:
         raise ValueError(f"samples {samples}, per pass {samples_per_pass}: must be at least 1")
     proposal = posterior or model.encode(y, observed)
+    context = model.context(y, observed)
     total = torch.full((len(y),), -torch.inf, dtype=torch.float64, device=y.device)
     for first in range(0, samples, samples_per_pass):
         noise_block = eps(first, min(samples_per_pass, samples - first)).to(y)
         z = proposal.sample(noise_block)
-        log_weight = model.log_likelihood(y, observed, model.decode(z)).double()
+        log_weight = model.log_likelihood(y, observed, model.decode(z, context)).double()
         log_weight = log_weight + proposal.log_ratio(z, noise_block)
+        if model.has_prior_gap:
+            log_weight = log_weight - model.prior_gap(z)
         total = torch.logaddexp(total, torch.logsumexp(log_weight, dim=0))
     return total - float(np.log(samples))
 
@@ -114,13 +118,13 @@ def squared_error(
     """Return squared error of E[x|z] per row in raw units, and how many elements it sums over.
 
     Returns:
-        ``(n,)`` float64 sums and ``(n,)`` int64 counts over the observed elements.
+        ``(n,)`` float64 sums and ``(n,)`` int64 counts over the elements that are observed and
+        measured; see ``Observation.measured``.
     """
-    error = (model.reconstruction_mean(params) - y).double() * model.element_scale
-    square = error.square()
+    square, measured = model.raw_error(params, y).square(), model.observation.measured
     if observed is None:
-        return square.sum(-1), torch.full((len(y),), y.shape[-1], device=y.device)
-    return torch.where(observed, square, 0).sum(-1), observed.sum(-1)
+        return square.sum(-1), measured.sum().expand(len(y))
+    return torch.where(observed, square, 0).sum(-1), (observed & measured).sum(-1)
 
 
 def explained_variance(squared_error_sum: float, total_squares: float) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from distvae.errors import DataError, UsageError
 from distvae.model.architecture import Architecture
+from distvae.model.flow import PREFIX, FlowPrior
 from distvae.model.kinds import make_model
 from distvae.model.latent import LatentModel
 from distvae.model.linear import Pca
@@ -27,6 +28,7 @@ from distvae.model.priors import Prior
 
 __all__ = [
     "CODEC",
+    "CONDITIONS",
     "CONFIG",
     "FORMAT_VERSION",
     "HISTORY",
@@ -51,6 +53,7 @@ WEIGHTS = "model.safetensors"
 HISTORY = "history.parquet"
 METRICS = "metrics.json"
 README = "README.md"
+CONDITIONS = "conditions.parquet"
 
 _LISTED = (CODEC, WEIGHTS, HISTORY, METRICS, README)
 _CORE = ("format", "architecture", "training")
@@ -72,17 +75,20 @@ class ModelFiles:
         metrics: final held-out figures, JSON-able.
         history: the bytes of ``history.parquet``.
         readme: the model card.
+        conditions: the bytes of ``conditions.parquet``, training rows of the columns that a
+            conditional model is given; empty where there are none.
     """
 
     architecture: Architecture
     state: Mapping[str, Tensor]
     codec: str
     pca: Pca | None = None
-    prior: Prior | None = None
+    prior: Prior | FlowPrior | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     history: bytes = b""
     readme: str = ""
+    conditions: bytes = b""
 
 
 def pack(files: ModelFiles) -> dict[str, bytes]:
@@ -100,6 +106,7 @@ def pack(files: ModelFiles) -> dict[str, bytes]:
         HISTORY: files.history,
         METRICS: _json_bytes(files.metrics),
         README: files.readme.encode(),
+        **({CONDITIONS: files.conditions} if files.conditions else {}),
     }
     core = {
         "format": FORMAT_VERSION,
@@ -143,6 +150,7 @@ def unpack(content: Mapping[str, bytes], where: str) -> ModelFiles:
         metrics=parse_json(content[METRICS], where, METRICS),
         history=content[HISTORY],
         readme=content[README].decode(),
+        conditions=content[CONDITIONS] if CONDITIONS in config["files"] else b"",
     )
     _check_state(files, where)
     return files
@@ -209,7 +217,8 @@ def parse_tensors(data: bytes, where: str, name: str) -> dict[str, Tensor]:
 
 
 def _config(core: Mapping[str, Any], content: Mapping[str, bytes]) -> dict[str, Any]:
-    listed = {n: {"sha256": sha256(content[n]), "bytes": len(content[n])} for n in _LISTED}
+    names = [name for name in (*_LISTED, CONDITIONS) if name in content]
+    listed = {n: {"sha256": sha256(content[n]), "bytes": len(content[n])} for n in names}
     return {
         "kind": core["architecture"]["kind"],
         "model_id": model_id(core, content[CODEC], content[WEIGHTS]),
@@ -219,7 +228,9 @@ def _config(core: Mapping[str, Any], content: Mapping[str, bytes]) -> dict[str, 
 
 
 def _check_hashes(config: Mapping[str, Any], content: Mapping[str, bytes], where: str) -> None:
-    for name in _LISTED:
+    listed = config.get("files")
+    more = [CONDITIONS] if isinstance(listed, dict) and CONDITIONS in listed else []
+    for name in (*_LISTED, *more):
         try:
             expected = config["files"][name]["sha256"]
         except (KeyError, TypeError) as error:
@@ -231,7 +242,7 @@ def _check_hashes(config: Mapping[str, Any], content: Mapping[str, bytes], where
             rule = f"{CONFIG} says {str(expected)[:12]}"
             raise damaged(where, name, f"has SHA-256 {found[:12]}", rule)
     try:
-        whole = _config(config, content)
+        whole = _config(config, {name: content[name] for name in config["files"]})
     except (KeyError, TypeError) as error:
         raise damaged(where, CONFIG, f"is incomplete ({error})") from error
     if config.get("model_id") != whole["model_id"]:
@@ -278,8 +289,10 @@ def _take_pca(tensors: dict[str, Tensor]) -> Pca | None:
     return Pca(mean + rest, components, variances, float(total[0]))
 
 
-def _take_prior(tensors: dict[str, Tensor]) -> Prior | None:
+def _take_prior(tensors: dict[str, Tensor]) -> Prior | FlowPrior | None:
     named = {name: tensors.pop(name) for name in list(tensors) if name.startswith("prior.")}
+    if any(name.startswith(PREFIX) for name in named):
+        return FlowPrior.from_tensors(named)
     return Prior.from_tensors(named) if named else None
 
 

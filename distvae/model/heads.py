@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from distvae.errors import DataError, UsageError
-from distvae.model.architecture import FeatureSpec, element_values
+from distvae.model.architecture import FeatureSpec, coding_of, element_values
+from distvae.model.cells import Cells, cells_of
 from distvae.model.posteriors import bounded_log_sigma
 
 __all__ = ["Elements", "Head", "column_log_sigma", "elements_of", "floored", "row_log_sigma"]
@@ -41,6 +42,8 @@ class Elements:
         discrete: whole numbers in [0, 255]: Gaussian heads give the mass of the unit bin.
         feature: int64 number of the element's feature, from 0; None where all are of one.
         names: the features' names, for messages.
+        cells: of each feature that is coded as cells; empty for other codings.
+        coding: how values became elements, see ``architecture.coding_of``.
     """
 
     scale: Tensor
@@ -49,6 +52,8 @@ class Elements:
     discrete: bool
     feature: Tensor | None = None
     names: tuple[str, ...] = ()
+    cells: tuple[Cells, ...] = ()
+    coding: str = "standard"
 
     @property
     def width(self) -> int:
@@ -57,7 +62,7 @@ class Elements:
 
 
 def elements_of(features: tuple[FeatureSpec, ...]) -> Elements:
-    """Gather the elements of features with the same ``discrete``.
+    """Gather the elements of features with the same ``discrete`` and the same coding.
 
     Raises:
         DataError: a scale or resolution that is not finite and positive.
@@ -69,6 +74,7 @@ def elements_of(features: tuple[FeatureSpec, ...]) -> Elements:
         if not ((values > 0) & (values < math.inf)).all():
             what = f"features {', '.join(names)}"
             raise DataError(what, f"have a {name} that is not positive", f"{name} must be > 0")
+    coding = coding_of(features[0])
     widths = torch.tensor([spec["stop"] - spec["start"] for spec in features])
     return Elements(
         scale=torch.from_numpy(scale),
@@ -77,6 +83,8 @@ def elements_of(features: tuple[FeatureSpec, ...]) -> Elements:
         discrete=bool(features[0]["discrete"]),
         feature=torch.repeat_interleave(torch.arange(len(features)), widths),
         names=names,
+        cells=tuple(cells_of(spec) for spec in features) if coding == "cells" else (),
+        coding=coding,
     )
 
 
@@ -119,6 +127,7 @@ class Head(nn.Module):
         parameters_per_element: p / w where the decoder's outputs are that many blocks of w, one
             number per element each; None where they are no such blocks.
         is_binary: targets may be drawn as Bernoulli(y).
+        codings: what the elements may be coded as.
         is_joint: the elements depend on each other given z, so that ``log_prob`` must be told
             which of them are observed.
     """
@@ -126,6 +135,7 @@ class Head(nn.Module):
     parameters_per_element: int | None = 1
     is_binary: ClassVar[bool] = False
     is_joint: ClassVar[bool] = False
+    codings: ClassVar[tuple[str, ...]] = ("standard", "unit")
 
     scale: Tensor
     shift: Tensor
@@ -176,6 +186,10 @@ class Head(nn.Module):
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         """Return a draw of y, ``(..., w)``, from standard normal ``noise`` of that shape."""
         raise NotImplementedError
+
+    def raw_error(self, params: Tensor, y: Tensor) -> Tensor:
+        """Return E[x | z] - x in raw units, ``(..., w)`` float64."""
+        return (self.mean(params) - y).double() * self.scale
 
     def output_bias(self, mean: Tensor) -> Tensor:
         """Return the decoder's output bias ``(p,)`` that starts the head at E[y] = ``mean``."""

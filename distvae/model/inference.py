@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from distvae.errors import UsageError
-from distvae.model.latent import LatentModel
+
+if TYPE_CHECKING:
+    from distvae.model.latent import LatentModel
 
 __all__ = [
     "ROWS_PER_BLOCK",
@@ -27,6 +30,7 @@ __all__ = [
     "as_tensor",
     "decode_rows",
     "encode_rows",
+    "one_intra_op_thread",
     "run_blocks",
 ]
 
@@ -85,10 +89,10 @@ def decode_rows(
     model: LatentModel,
     z: Float32Array,
     noise: Float32Array | None = None,
+    given: Float32Array | None = None,
     *,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
-    rows_per_block: int | None = None,
     threads: int | None = None,
 ) -> Float32Array:
     """Decode latents to standardised elements: E[y|z], or a draw when noise is given.
@@ -97,25 +101,44 @@ def decode_rows(
         model: on ``device`` already.
         z: ``(n, k)`` float32.
         noise: standard normal ``(n, D)`` float32, or None.
+        given: ``(n, D)`` float32, the conditions' elements; NaN where a condition is missing and
+            at all other elements, which are not read. Needed where the model has conditions.
         device: where the model is.
         precision: ``"fp32"`` or ``"bf16"``.
-        rows_per_block: B, as for ``encode_rows``.
         threads: as for ``encode_rows``.
 
     Returns:
-        ``(n, D)`` float32.
+        ``(n, D)`` float32, the conditions' elements as given, 0 where they are missing.
+
+    Raises:
+        ValueError: the model has conditions and none are given.
     """
+    # Kinds in closed form have neither heads nor conditions.
+    conditions: list[int] = []
+    if model.architecture.conditions:
+        conditions = model.observation.given_elements.tolist()
+    if given is None and len(conditions):
+        names = ", ".join(model.architecture.conditions)
+        raise ValueError(f"decode_rows: this model needs its conditions given: {names}")
 
     def decode(arrays: Block) -> tuple[Tensor, ...]:
-        latents, draw = arrays
+        latents, draw, told = arrays
         assert latents is not None
-        params = model.decode(_aligned(latents))
+        context, known = None, None
+        if told is not None and len(conditions):
+            known = torch.nan_to_num(told)
+            context = model.context(known, ~torch.isnan(told))
+        params = model.decode(_aligned(latents), context)
         if draw is None:
-            return (model.reconstruction_mean(params),)
-        return (model.sample_data(params, draw),)
+            result = model.reconstruction_mean(params)
+        else:
+            result = model.sample_data(params, draw)
+        if known is not None:
+            result[:, conditions] = known[:, conditions]
+        return (result,)
 
-    widths = (model.architecture.width,)
-    return run_blocks(decode, [z, noise], widths, device, precision, rows_per_block, threads)[0]
+    widths, arrays = (model.architecture.width,), [z, noise, given]
+    return run_blocks(decode, arrays, widths, device, precision, threads=threads)[0]
 
 
 def run_blocks(
@@ -188,12 +211,12 @@ def _run_side_by_side(run: Callable[[range], None], rows: int, size: int, thread
     workers = max(1, min(threads, blocks))
     shares = [range(first * size, rows, workers * size) for first in range(workers)]
     if workers == 1:
-        with _one_intra_op_thread():
+        with one_intra_op_thread():
             run(shares[0])
         return
 
     def run_alone(starts: range) -> None:
-        with _one_intra_op_thread():
+        with one_intra_op_thread():
             run(starts)
 
     with ThreadPoolExecutor(workers, "distvae-blocks") as pool:
@@ -202,7 +225,8 @@ def _run_side_by_side(run: Callable[[range], None], rows: int, size: int, thread
 
 
 @contextlib.contextmanager
-def _one_intra_op_thread() -> Iterator[None]:
+def one_intra_op_thread() -> Iterator[None]:
+    """Let torch compute in one thread, so that the bits do not depend on how many there are."""
     # Torch keeps this number per thread (OpenMP, MKL), and a fresh thread takes it from a
     # process-wide default when first asked: asking first fixes it, then it is ours to set.
     before = torch.get_num_threads()

@@ -127,8 +127,9 @@ class KernelPcaModel(ClosedForm):
             kernel = _rbf(y, self.landmarks.to(y), self.gamma)
             return Point(kernel @ self.projection.to(y).T - self.offset.to(y))
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the pre-image ``(..., D)``."""
+        del context
         with torch.autocast(z.device.type, enabled=False):
             kernel = _rbf(z, self.codes.to(z), self.code_gamma.to(z))
             return kernel @ self.dual.to(z) + self.mean.to(z)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from distvae.errors import UsageError
+from distvae.model.categorical import MOST_LOGITS, Softmax
+from distvae.model.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from distvae.model.densities import (
     HIGHEST_BYTE,
     bernoulli_log_prob,
@@ -34,6 +36,7 @@ from distvae.model.heads import (
     row_log_sigma,
 )
 from distvae.model.joint import FullGaussian, LowRankGaussian
+from distvae.model.tree import TreeSoftmax
 
 __all__ = [
     "HEADS",
@@ -45,7 +48,11 @@ __all__ = [
     "Gaussian",
     "Head",
     "LowRankGaussian",
+    "NegativeBinomial",
     "RowGaussian",
+    "Softmax",
+    "TreeSoftmax",
+    "ZeroInflatedNegativeBinomial",
     "elements_of",
     "make_head",
 ]
@@ -197,6 +204,10 @@ HEADS: dict[str, type[Head]] = {
     "gaussian-full": FullGaussian,
     "gaussian-low-rank": LowRankGaussian,
     "bernoulli": Bernoulli,
+    "categorical": Softmax,
+    "histogram": Softmax,
+    "negative-binomial": NegativeBinomial,
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
 }
 
 
@@ -211,4 +222,11 @@ def make_head(likelihood: str, elements: Elements) -> Head:
         raise UsageError("likelihood", repr(likelihood), "nothing follows the colon")
     if name not in HEADS:
         raise UsageError("likelihood", repr(likelihood), "must be one of " + ", ".join(HEADS))
-    return HEADS[name](elements, argument or None)
+    head = HEADS[name]
+    if elements.coding not in head.codings:
+        found = f"{name!r} for {', '.join(elements.names[:5])}"
+        rule = f"takes columns coded as {' or '.join(head.codings)}, not as {elements.coding}"
+        raise UsageError("likelihood", found, rule)
+    if head is Softmax and max(c.classes for c in elements.cells) > MOST_LOGITS:
+        head = TreeSoftmax
+    return head(elements, argument or None)

@@ -16,6 +16,7 @@ from distvae.model.convolution import ConvDecoder, ConvEncoder
 from distvae.model.networks import MLP
 from distvae.model.observation import Observation
 from distvae.model.residual import fill, glorot_std, make_activation
+from distvae.model.table_input import TableInput, needs_table_input
 
 __all__ = ["MixedDecoder", "MixedEncoder"]
 
@@ -24,6 +25,9 @@ _WIDTH_WITHOUT_HIDDEN = 256
 
 class MixedEncoder(nn.Module):
     """Each picture through its own ``ConvEncoder``, then all with the rest through an MLP.
+
+    The rest enters as it is, or, where some of it are cells or counts, through a ``TableInput`` of
+    the first hidden layer's width.
 
     A picture becomes as many features as the first hidden layer is wide, 256 where there is none.
 
@@ -55,6 +59,8 @@ class MixedEncoder(nn.Module):
         self.stretches: list[list[slice]] = []
         encoders: list[nn.Module] = []
         rest: list[int] = []
+        scalars = [s for s in architecture.features if s["name"] not in architecture.images]
+        is_table = needs_table_input(scalars)
         for spec in architecture.features:
             stretches = [slice(spec["start"], spec["stop"])]
             if spec["start"] in place_of_flag:
@@ -62,6 +68,8 @@ class MixedEncoder(nn.Module):
                 stretches.append(slice(first, first + spec["stop"] - spec["start"]))
             shape = architecture.images.get(spec["name"])
             if shape is None:
+                if is_table:
+                    continue
                 rest += [column for s in stretches for column in range(s.start, s.stop)]
                 continue
             self.stretches.append(stretches)
@@ -76,18 +84,31 @@ class MixedEncoder(nn.Module):
             )
             encoders.append(encoder)
         self.images = nn.ModuleList(encoders)
+        self.width = architecture.width
         self.register_buffer("rest", torch.tensor(rest, dtype=torch.long), persistent=False)
         self.activation = make_activation(activation)
         inputs = len(encoders) * width + len(rest)
+        self.table: TableInput | None = None
+        if is_table:
+            path = f"{name}/table"
+            self.table = TableInput(architecture, scalars, width, 2.0, seed=seed, name=path)
+            inputs += width
         self.joint = MLP(inputs, hidden, outputs, activation, seed=seed, name=f"{name}/joint")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map elements and their flags, ``(..., D + F)``, to ``(..., outputs)``."""
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Map elements and their flags, ``(n, D + F)``, to ``(n, outputs)``.
+
+        Args:
+            x: the elements, then the flags.
+            observed: ``(n, D)`` what is observed, None for all; read where there are cells.
+        """
         parts = []
         for encoder, stretches in zip(self.images, self.stretches, strict=True):
             planes = [x[..., stretch] for stretch in stretches]
             joined = planes[0] if len(planes) == 1 else torch.cat(planes, dim=-1)
             parts.append(self.activation(encoder(joined)))
+        if self.table is not None:
+            parts.append(self.activation(self.table(x[..., : self.width], observed)))
         if len(self.rest):
             parts.append(x[..., self.rest])
         result: Tensor = self.joint(parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))
@@ -102,6 +123,7 @@ class MixedDecoder(nn.Module):
         observation: which stretch of the P outputs belongs to which features.
         seed: seed of the initial weights; None leaves them unset, to be loaded.
         name: name of this network among those that share the seed.
+        inputs: width of the input where it is more than a code: with a context beside it.
 
     Raises:
         UsageError: an architecture without convolutional stages, or a picture's head with
@@ -114,9 +136,10 @@ class MixedDecoder(nn.Module):
         observation: Observation,
         seed: int | None = 0,
         name: str = "decoder",
+        inputs: int | None = None,
     ) -> None:
         super().__init__()
-        k, hidden = architecture.latent_dim, architecture.hidden_dims[::-1]
+        k, hidden = inputs or architecture.latent_dim, architecture.decoder_widths
         activation = architecture.activation
         width = hidden[-1] if hidden else k
         self.trunk = nn.Sequential()
@@ -129,6 +152,8 @@ class MixedDecoder(nn.Module):
         decoders: list[nn.Module] = []
         for group in observation.groups:
             name_of_first, count = group.features[0], group.parameters_per_element
+            if group.outputs.start == group.outputs.stop:
+                continue  # conditions
             shape = architecture.images.get(name_of_first)
             self.stretches.append(group.outputs)
             self.image_of_group.append(None if shape is None else len(decoders))
@@ -175,6 +200,12 @@ class MixedDecoder(nn.Module):
         if self.rest is not None:
             with torch.no_grad():
                 self.rest.bias.copy_(torch.cat([bias[s] for s in self._of_the_rest()]))
+
+    def add_output_bias(self, shift: Tensor) -> None:
+        """Add ``shift (P,)`` to the outputs' bias; pictures keep theirs."""
+        if self.rest is not None:
+            with torch.no_grad():
+                self.rest.bias.add_(torch.cat([shift[s] for s in self._of_the_rest()]))
 
     def scale_output_weight(self, gain: Tensor) -> None:
         """Multiply the weights of the outputs by ``gain (P,)``, for a picture one per plane."""

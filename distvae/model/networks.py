@@ -80,6 +80,11 @@ class MLP(nn.Module):
         with torch.no_grad():
             self.last.bias.copy_(bias)
 
+    def add_output_bias(self, shift: Tensor) -> None:
+        """Add ``shift (outputs,)`` to the output's bias."""
+        with torch.no_grad():
+            self.last.bias.add_(shift)
+
     def scale_output_weight(self, gain: Tensor) -> None:
         """Multiply the output layer's weights by ``gain (outputs,)``, one factor per output."""
         with torch.no_grad():

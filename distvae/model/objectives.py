@@ -61,6 +61,8 @@ class Bound:
 def elbo(terms: Terms, kl_weight: float = 1.0, free_bits: float = 0.0) -> Tensor:
     """Evidence lower bound per row, E_q[log p(x|z)] - kl_weight * KL(q(z|x) || p(z)), in nats.
 
+    Where the prior p is not N(0, I) the KL to it is that to N(0, I) plus ``terms.prior_gap``.
+
     Kingma & Welling 2014, equation 3; with another weight than 1 Higgins et al. 2017 (beta-VAE),
     and then no longer a bound when below 1. ``free_bits`` F counts every dimension's KL as at
     least F (Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow",
@@ -70,7 +72,7 @@ def elbo(terms: Terms, kl_weight: float = 1.0, free_bits: float = 0.0) -> Tensor
         ``(n,)``; the loss is minus its mean over rows.
     """
     kl = terms.kl.clamp(min=free_bits) if free_bits > 0 else terms.kl
-    return terms.reconstruction - kl_weight * kl.sum(-1)
+    return terms.reconstruction - kl_weight * _with_gap(kl.sum(-1), terms.prior_gap)
 
 
 def lower_bound(
@@ -98,10 +100,11 @@ def lower_bound(
     if objective.kl == "analytic":
         terms = model.terms_of(posterior, y, observed, eps)
         value = elbo(terms, kl_weight, objective.free_bits)
-        return Bound(value, terms.reconstruction, terms.kl.sum(-1))
+        return Bound(value, terms.reconstruction, _with_gap(terms.kl.sum(-1), terms.prior_gap))
     z = posterior.sample(eps)
-    reconstruction = model.log_likelihood(y, observed, model.decode(z)).mean(0)
-    kl = -posterior.log_ratio(z, eps).mean(0)
+    params = model.decode(z, model.context(y, observed))
+    reconstruction = model.log_likelihood(y, observed, params).mean(0)
+    kl = _with_gap(-posterior.log_ratio(z, eps), _gap(model, z)).mean(0)
     return Bound(reconstruction - kl_weight * kl, reconstruction, kl)
 
 
@@ -121,15 +124,19 @@ def _importance_weighted(
     are constants in log q, and z's gradient is weighted by the squared normalised weights.
     """
     z = posterior.sample(eps)
-    params = model.decode(z)
+    params = model.decode(z, model.context(y, observed))
     reconstruction = model.log_likelihood(y, observed, params)
+    gap = _gap(model, z)
     if not objective.doubly:
-        log_weight = reconstruction + kl_weight * posterior.log_ratio(z, eps)
+        ratio = _with_gap(-posterior.log_ratio(z, eps), gap)
+        log_weight = reconstruction - kl_weight * ratio
         joined = log_weight.unflatten(0, (objective.mc_samples, objective.importance_samples))
         value = torch.logsumexp(joined, 1).mean(0) - math.log(objective.importance_samples)
     else:
-        value = _doubly(posterior, z, reconstruction, objective, kl_weight)
-    return Bound(value, reconstruction.mean(0), posterior.kl().sum(-1))
+        weighted = reconstruction if gap is None else reconstruction - kl_weight * gap
+        value = _doubly(posterior, z, weighted, objective, kl_weight)
+    kl = _with_gap(posterior.kl().sum(-1), None if gap is None else gap.mean(0))
+    return Bound(value, reconstruction.mean(0), kl)
 
 
 def _doubly(
@@ -146,6 +153,14 @@ def _doubly(
         z.register_hook(lambda gradient: gradient * weights[..., None])
     surrogate = (weights * log_weight).sum(0) / objective.mc_samples
     return surrogate + (value - surrogate).detach()
+
+
+def _gap(model: LatentModel, z: Tensor) -> Tensor | None:
+    return model.prior_gap(z) if model.has_prior_gap else None
+
+
+def _with_gap(kl: Tensor, gap: Tensor | None) -> Tensor:
+    return kl if gap is None else kl + gap
 
 
 def kl_weight_at(step: int, warmup_steps: int, weight: float = 1.0, cycle_steps: int = 0) -> float:

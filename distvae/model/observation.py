@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from distvae.errors import DataError
-from distvae.model.architecture import Architecture, FeatureSpec, element_values
+from distvae.model.architecture import Architecture, FeatureSpec, coding_of, element_values
+from distvae.model.categorical import MOST_LOGITS
 from distvae.model.densities import binarize
 from distvae.model.heads import Head, elements_of
 from distvae.model.likelihoods import make_head
@@ -109,6 +110,9 @@ class Observation(nn.Module):
     Attributes:
         groups: who takes which of the P decoder outputs, in the order of the outputs.
         outputs: P.
+        measured: ``(D,)`` bool, the elements whose error in raw units means something: not those
+            of categories and dates, nor conditions.
+        given_elements: the places of the conditions' elements.
 
     Raises:
         UsageError: an unknown head, a bad argument, or features that a head does not take.
@@ -116,19 +120,29 @@ class Observation(nn.Module):
 
     order: Tensor | None
     feature_of_element: Tensor
+    given_elements: Tensor
+    measured: Tensor
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        grouped: dict[tuple[str, bool, str | None], list[FeatureSpec]] = {}
+        given = set(architecture.conditions)
+        grouped: dict[tuple[str, bool, str, str | None], list[FeatureSpec]] = {}
         for spec in architecture.features:
-            alone = None if spec.get("shape") is None else str(spec["name"])
-            key = (architecture.likelihood(spec["name"]), bool(spec["discrete"]), alone)
+            if spec["name"] in given:
+                grouped.setdefault(("given", False, coding_of(spec), None), []).append(spec)
+                continue
+            alone = str(spec["name"]) if spec.get("shape") or _is_large(spec) else None
+            likelihood = architecture.likelihood(spec["name"])
+            # Two names of one head.
+            likelihood = "categorical" if likelihood == "histogram" else likelihood
+            key = (likelihood, bool(spec["discrete"]), coding_of(spec), alone)
             grouped.setdefault(key, []).append(spec)
         heads, positions = [], []
         self.groups: list[Group] = []
         self.outputs = 0
         for (likelihood, *_), specs in grouped.items():
-            head = make_head(likelihood, elements_of(tuple(specs)))
+            elements = elements_of(tuple(specs))
+            head = Given(elements) if likelihood == "given" else make_head(likelihood, elements)
             outputs = slice(self.outputs, self.outputs + head.outputs)
             names = tuple(str(spec["name"]) for spec in specs)
             self.groups.append(Group(names, outputs, head.parameters_per_element))
@@ -143,6 +157,11 @@ class Observation(nn.Module):
             i for i, s in enumerate(architecture.features) for _ in range(s["start"], s["stop"])
         ]
         self.register_buffer("feature_of_element", torch.tensor(index), persistent=False)
+        told = [e for s in architecture.given for e in range(s["start"], s["stop"])]
+        self.register_buffer("given_elements", torch.tensor(told, dtype=torch.long), False)
+        counts = [s["name"] not in given and s.get("measured", True) for s in architecture.features]
+        measured = torch.tensor(counts)[self.feature_of_element]
+        self.register_buffer("measured", measured, persistent=False)
 
     def log_prob(self, y: Tensor, params: Tensor, observed: Tensor | None = None) -> Tensor:
         """Return log p(x_j | z) per element, ``(..., D)``, for ``y (n, D)`` and ``(..., P)``.
@@ -166,6 +185,12 @@ class Observation(nn.Module):
         """Return a draw of y, ``(..., D)``, from standard normal ``noise (..., D)``."""
         zipped = zip(self._heads(), self.columns, self._split(params), strict=True)
         return self._join([h.sample(p, noise[..., c]) for h, c, p in zipped])
+
+    def raw_error(self, params: Tensor, y: Tensor) -> Tensor:
+        """Return E[x | z] - x in raw units, ``(..., D)`` float64, 0 where not ``measured``."""
+        zipped = zip(self._heads(), self.columns, self._split(params), strict=True)
+        error = self._join([h.raw_error(p, y[..., c]) for h, c, p in zipped])
+        return torch.where(self.measured, error, 0)
 
     def output_bias(self, mean: Tensor) -> Tensor:
         """Return the decoder's output bias ``(P,)`` that starts every head at ``mean (D,)``."""
@@ -196,6 +221,39 @@ class Observation(nn.Module):
     def _join(self, parts: list[Tensor]) -> Tensor:
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return joined if self.order is None else joined[..., self.order]
+
+
+class Given(Head):
+    """Conditions: no outputs, no likelihood, 0 for a draw, to be filled by whoever gives them."""
+
+    parameters_per_element = 0
+    codings = ("standard", "unit", "count", "cells")
+
+    def log_prob(self, y: Tensor, params: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Return zeros."""
+        del y, observed
+        return self.mean(params)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """Return zeros."""
+        return params.new_zeros(*params.shape[:-1], self.width)
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        """Return zeros."""
+        del noise
+        return self.mean(params)
+
+    def output_bias(self, mean: Tensor) -> Tensor:
+        """Return nothing."""
+        return mean[:0]
+
+    def output_gain(self) -> Tensor:
+        """Return nothing."""
+        return self.scale[:0]
+
+
+def _is_large(spec: FeatureSpec) -> bool:
+    return coding_of(spec) == "cells" and spec["cells"]["classes"] > MOST_LOGITS
 
 
 def _positions(specs: Sequence[FeatureSpec]) -> Tensor:

@@ -178,8 +178,9 @@ class PcaModel(ClosedForm):
         log_prior = 0.5 * self.signal.log() + math.log(self.unit)
         return Scores((scores * self.unit).to(y), log_sigma.to(y), log_prior.to(y))
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return E[y|z] ``(..., D)`` = (U^T z + mean - shift) / scale."""
+        del context
         centred = (z.double() / self.unit) @ self._components()
         return ((centred + self.offset) / self.weight).to(z)
 

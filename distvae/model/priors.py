@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distvae.errors import DataError
-from distvae.model.divergences import FullGaussian, IsotropicGaussian, gaussian_log_prob
+from distvae.model.posteriors import standard_normal_log_prob
 
 __all__ = ["VARIANCE_FLOOR", "Prior", "fit_gaussian", "from_standardised", "standardise_codes"]
 
@@ -27,6 +28,7 @@ VARIANCE_FLOOR = 1e-6
 
 _LEAST_SCALE = 1e-30
 _ROWS_AT_A_TIME = 4096
+_NUMBERS_AT_A_TIME = 1 << 21
 _NAMES = ("prior.weights", "prior.means", "prior.scale_trils")
 
 Float32Array = NDArray[np.float32]
@@ -63,6 +65,11 @@ class Prior:
         return 1 if self.weights is None else len(self.weights)
 
     @property
+    def is_standard(self) -> bool:
+        """Whether this is N(0, I)."""
+        return self.weights is None
+
+    @property
     def chooses(self) -> bool:
         """Whether a row needs a uniform number that chooses its component."""
         return self.components > 1
@@ -86,26 +93,33 @@ class Prior:
         if u is None and self.chooses:
             raise ValueError("a mixture needs a uniform number per row to choose the component")
         z = np.empty(eps.shape, np.float32)
-        for component in np.unique(chosen).tolist():
-            rows = np.flatnonzero(chosen == component)
-            for start in range(0, len(rows), _ROWS_AT_A_TIME):
-                part = rows[start : start + _ROWS_AT_A_TIME]
-                z[part] = _moved(eps[part], self.means[component], self.scale_trils[component])
+        trils, k = self.scale_trils, eps.shape[1]
+        columns = [np.ascontiguousarray(trils[:, j:, j].T) for j in range(k)]
+        for start in range(0, len(z), _ROWS_AT_A_TIME):
+            part = slice(start, start + _ROWS_AT_A_TIME)
+            z[part] = _moved(eps[part], chosen[part], self.means, columns)
         return z
 
     def log_prob(self, z: NDArray[np.floating]) -> Float64Array:
         """Return ln p(z) ``(n,)`` in nats for ``z (n, k)``."""
-        where = torch.from_numpy(np.asarray(z, np.float64))
+        return np.asarray(self.log_density(torch.from_numpy(np.asarray(z, np.float64))).numpy())
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Return ln p(z) ``(...)`` float64 in nats for ``z (..., k)``, on its device, with history.
+
+        A component's log density is that of e = L^-1 (z - m); all components' e are one product.
+        """
+        where = z.double()
         if self.weights is None or self.means is None or self.scale_trils is None:
-            zero = where.new_zeros(where.shape[-1])
-            unit = IsotropicGaussian(zero, where.new_ones(()))
-            return np.asarray(gaussian_log_prob(unit, where).numpy())
-        result = torch.full(where.shape[:-1], -math.inf, dtype=torch.float64)
-        log_weights = np.log(np.maximum(self._shares(), np.finfo(np.float64).tiny))
-        for weight, mean, factor in zip(log_weights, self.means, self.scale_trils, strict=True):
-            gaussian = FullGaussian(torch.tensor(mean).double(), torch.tensor(factor).double())
-            result = torch.logaddexp(result, gaussian_log_prob(gaussian, where) + float(weight))
-        return np.asarray(result.numpy())
+            return standard_normal_log_prob(where)
+        inverse, shift, constant = (part.to(where.device) for part in self._whitening)
+        flat = where.reshape(-1, where.shape[-1])
+        size = max(1, _NUMBERS_AT_A_TIME // shift.numel())
+        parts = []
+        for start in range(0, len(flat), size):
+            e = (flat[start : start + size] @ inverse - shift).unflatten(1, (len(constant), -1))
+            parts.append(torch.logsumexp(constant - 0.5 * e.square().sum(-1), -1))
+        return torch.cat(parts).reshape(where.shape[:-1]) if parts else where.sum(-1)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the float32 tensors by name, for safetensors; none for N(0, I)."""
@@ -131,6 +145,22 @@ class Prior:
         weights = self.weights.astype(np.float64)
         shares: Float64Array = weights / weights.sum()
         return shares
+
+    @cached_property
+    def _whitening(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All L^-T side by side ``(k, M k)``, all L^-1 m ``(M k,)``, log constants ``(M,)``."""
+        assert self.means is not None
+        assert self.scale_trils is not None
+        factors = torch.tensor(self.scale_trils, dtype=torch.float64)
+        count, k = factors.shape[:2]
+        inverse = torch.linalg.solve_triangular(factors, torch.eye(k).double(), upper=False)
+        means = torch.tensor(self.means, dtype=torch.float64)
+        shift = (inverse @ means[:, :, None]).flatten()
+        shares = np.maximum(self._shares(), np.finfo(np.float64).tiny)
+        log_det = factors.diagonal(dim1=1, dim2=2).log().sum(-1)
+        constant = torch.from_numpy(np.log(shares)) - log_det - 0.5 * k * math.log(2 * math.pi)
+        joined = inverse.reshape(count * k, k).T.contiguous()
+        return joined, shift, constant
 
     def _choose(self, u: Float64Array) -> NDArray[np.int64]:
         """Inverse of the cumulative shares; u in [c_m-1, c_m) gives m."""
@@ -201,13 +231,17 @@ def from_standardised(
     )
 
 
-def _moved(eps: Float32Array, mean: Float32Array, factor: Float32Array) -> Float64Array:
-    """Return m + L eps ``(n, k)``, summed over L's columns in order, each row by itself."""
-    lower = factor.astype(np.float64)
+def _moved(
+    eps: Float32Array, chosen: NDArray[np.int64], means: Float32Array, columns: list[Float32Array]
+) -> Float64Array:
+    """Return m_c + L_c eps ``(n, k)``, summed over L's columns in order, each row by itself.
+
+    ``columns[j]`` is column j of all factors from the diagonal down, ``(k - j, M)``.
+    """
     source = np.ascontiguousarray(eps.T, np.float64)
-    result = np.repeat(mean.astype(np.float64)[:, None], len(eps), axis=1)
-    for j, values in enumerate(source):
-        result[j:] += lower[j:, j, None] * values
+    result = means.T.astype(np.float64).take(chosen, axis=1)
+    for j, (values, column) in enumerate(zip(source, columns, strict=True)):
+        result[j:] += column.astype(np.float64).take(chosen, axis=1) * values
     return np.asarray(result.T)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from distvae.report.inputs import Array, Columns, ReportInputs
 from distvae.report.markup import Card, Html, cards, join, legend, missing, section, table, tag
 from distvae.report.theme import FIRST, SECOND, new_chart, picture, tidy, to_svg
+from distvae.report.values import cell, numbers
 from distvae.report.words import NONE, number, plural
 
 __all__ = ["examples_section"]
@@ -46,11 +47,18 @@ def _width(values: Array) -> int:
 
 
 def _rows(columns: Columns, name: str, most: int) -> Array | None:
-    """The first rows of a column as float64 (n, w), or None when there are none."""
+    """The first rows of a vector as float64 (n, w), or None when there are none."""
     if name not in columns or not len(columns[name]):
         return None
-    values = np.asarray(columns[name][:most], dtype=np.float64)
+    values = numbers(columns[name][:most])
     return values.reshape(len(values), -1)
+
+
+def _cells(columns: Columns, name: str) -> list[str] | None:
+    """The first values of a column as text, or None when there are none."""
+    if name not in columns or not len(columns[name]):
+        return None
+    return [cell(value) for value in columns[name][:_TABLE_ROWS].reshape(-1)]
 
 
 def _vector(inputs: ReportInputs, name: str) -> Html:
@@ -147,35 +155,32 @@ def _line_chart(lines: list[tuple[Array, str, str]], alt: str) -> Html:
 
 
 def _values(inputs: ReportInputs, names: list[str]) -> Html:
-    """Columns of one number each: a row per column, a pair of values per example."""
+    """Columns of one value each: a row per column, a pair of values per example."""
     shown = names[:_MOST_COLUMNS]
     parts: list[Html] = []
     known = {}
     for name in shown:
-        one = _rows(inputs.originals, name, _TABLE_ROWS)
-        two = _rows(inputs.reconstructions, name, _TABLE_ROWS)
+        one = _cells(inputs.originals, name)
+        two = _cells(inputs.reconstructions, name)
         if one is not None and two is not None:
             known[name] = one, two
     if known:
         most = max(len(a) for a, _ in known.values())
-        rows = [[name, *_pair_cells(a[:, 0], b[:, 0], most)] for name, (a, b) in known.items()]
+        rows = [[name, *_pair_cells(a, b, most)] for name, (a, b) in known.items()]
         headers = ["column", *(f"row {i + 1}" for i in range(most))]
         caption = "Each value, and below it the same value decoded from the row\u2019s code"
         parts += _titled(caption, table(headers, rows, caption=caption, class_="values"))
-    dreams = {name: _rows(inputs.samples, name, _TABLE_ROWS) for name in shown}
-    found = {name: rows for name, rows in dreams.items() if rows is not None}
+    dreams = {name: _cells(inputs.samples, name) for name in shown}
+    found = {name: texts for name, texts in dreams.items() if texts is not None}
     if found:
-        most = max(len(rows) for rows in found.values())
+        most = max(len(texts) for texts in found.values())
         headers = ["column", *(f"sample {i + 1}" for i in range(most))]
-        cells = [
-            [name, *(number(value) for value in values[:, 0]), *[NONE] * (most - len(values))]
-            for name, values in found.items()
-        ]
+        cells = [[name, *texts, *[NONE] * (most - len(texts))] for name, texts in found.items()]
         caption = "Synthetic rows"
         parts += _titled(caption, table(headers, cells, caption=caption, class_="values"))
     if len(names) > len(shown):
         parts.append(missing(f"{plural(len(names) - len(shown), 'more column')} not shown."))
-    heading = tag("h3", "Columns of one number", class_="column")
+    heading = tag("h3", "Columns of one value", class_="column")
     return join([heading, *parts])
 
 
@@ -183,9 +188,8 @@ def _titled(words: str, body: Html) -> list[Html]:
     return [tag("p", words, class_="above", aria_hidden="true"), body]
 
 
-def _pair_cells(one: Array, two: Array, most: int) -> list[str]:
+def _pair_cells(one: list[str], two: list[str], most: int) -> list[str]:
     cells: list[str] = [
-        join([number(a), tag("br"), tag("span", number(b), class_="back")])
-        for a, b in zip(one, two, strict=True)
+        join([a, tag("br"), tag("span", b, class_="back")]) for a, b in zip(one, two, strict=True)
     ]
     return cells + [NONE] * (most - len(cells))

@@ -57,6 +57,8 @@ def features_of(config: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     found = []
     for item in listed:
         if isinstance(item, Mapping) and "name" in item:
+            if item.get("companion_of"):
+                continue  # says whether another column's value is there
             start, stop = finite(item.get("start")), finite(item.get("stop"))
             given = finite(item.get("width"))
             width = stop - start if start is not None and stop is not None else given

@@ -43,11 +43,13 @@ class ReportInputs:
         mu: posterior means (n, latent_dim) of sampled rows, or None.
         colour: one value per row of ``mu``: numbers, strings, dates; None is missing.
         colour_name: the column that ``colour`` came from.
-        originals: per column (n,) or (n, w), raw units.
+        originals: per column (n,) or (n, w), raw units: numbers (NaN missing), ``datetime64``,
+            ``timedelta64``, or objects of text (None missing).
         reconstructions: the same rows and columns, decoded from their own µ.
         samples: synthetic rows to look at, the same columns.
         real: per column (n,) or (n, w), rows of the data for the marginals.
         synthetic: the same columns, synthetic rows; the number of rows may differ.
+        fidelity: the figures of `distvae.fidelity.fidelity`, where they were measured.
         image_shapes: (height, width) or (height, width, 3) of the vectors that are pictures.
         notes: lines to print as they are.
     """
@@ -65,6 +67,7 @@ class ReportInputs:
     samples: Columns = field(default_factory=dict)
     real: Columns = field(default_factory=dict)
     synthetic: Columns = field(default_factory=dict)
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
     image_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 

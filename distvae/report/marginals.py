@@ -1,4 +1,4 @@
-"""Real against synthetic, one column at a time."""
+"""Synthetic beside real: fidelity figures, one column at a time, and columns together."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distvae.report.inputs import Array, ReportInputs
+from distvae.report.associations import associations_part
+from distvae.report.categories import total_variation, words_card
+from distvae.report.fidelity import fidelity_part
+from distvae.report.inputs import Array, Columns, ReportInputs
 from distvae.report.markup import Card, Html, cards, join, legend, missing, section, tag
 from distvae.report.theme import CATEGORY_COLOURS, FIRST, MUTED, SECOND, new_chart, tidy, to_svg
+from distvae.report.values import instant, is_instant, is_words, numbers, share_missing, words
 from distvae.report.words import number, percent, plural
 
 __all__ = ["distance", "histogram", "marginals_section"]
@@ -21,17 +25,21 @@ _LARGEST_COUNTED = 2.0**50  # beyond, neighbouring whole numbers are no longer a
 
 @dataclass(frozen=True)
 class _Pair:
-    """One column's values, (n,) each, with their distance; None when one side has no values."""
+    """One column's values, (n,) each, with their distance; None when one side has no values.
+
+    Words are objects (None missing), all else float64: instants are seconds since 1970.
+    """
 
     name: str
     real: Array
     synthetic: Array
     distance: float | None
+    instant: bool = False
 
 
 def marginals_section(inputs: ReportInputs) -> Html:
     """The section that compares distributions."""
-    title = "Real against synthetic"
+    title = "Synthetic beside real"
     said = [
         None if inputs.real else missing("No data given: pass", command="--data DATA"),
         None
@@ -42,24 +50,26 @@ def marginals_section(inputs: ReportInputs) -> Html:
     if not names:
         if inputs.real and inputs.synthetic:
             said.append(missing("The real and the synthetic rows share no column."))
-        return section("marginals", title, "", *said)
+        return section("marginals", title, "", fidelity_part(inputs.fidelity), *said)
     wide = {n for n in names if inputs.real[n].ndim == 2 and inputs.real[n].shape[1] > 1}
-    pairs = [
-        _pair(n, inputs.real[n].reshape(-1), inputs.synthetic[n].reshape(-1))
-        for n in names
-        if n not in wide
-    ]
+    scalars = {name: inputs.real[name].reshape(-1) for name in names if name not in wide}
+    others = {name: inputs.synthetic[name].reshape(-1) for name in scalars}
     vectors = [name for name in names if name in wide]
     lead = (
-        "The share of rows in each bin. The distance is Kolmogorov–Smirnov\u2019s: the largest gap "
-        "between the two cumulative curves, 0 when they agree and 1 when they never meet."
+        "The share of rows in each bin. The distance is Kolmogorov–Smirnov’s: the largest "
+        "gap between the two cumulative curves, 0 when they agree and 1 when they never meet."
     )
+    if any(is_words(values) for values in scalars.values()):
+        lead += " Of words it is the total variation: the share of rows that would have to change."
     key = legend(("first", "real rows"), ("outline second", "synthetic rows"))
-    body = [_scalars(pairs)] if pairs else []
+    body = [_scalars(scalars, others)] if scalars else []
     body += [_vector(n, inputs.real[n], inputs.synthetic[n]) for n in vectors[:_MOST_VECTORS]]
     if len(vectors) > _MOST_VECTORS:
         body.append(missing(f"{len(vectors) - _MOST_VECTORS} more vector columns are not shown."))
-    return section("marginals", title, lead, key, *body, *said)
+    together = associations_part(scalars, others, list(scalars))
+    return section(
+        "marginals", title, lead, fidelity_part(inputs.fidelity), key, *body, together, *said
+    )
 
 
 def _finite(values: Array) -> Array:
@@ -68,7 +78,11 @@ def _finite(values: Array) -> Array:
 
 
 def _pair(name: str, real: Array, synthetic: Array) -> _Pair:
-    return _Pair(name, real, synthetic, distance(_finite(real), _finite(synthetic)))
+    if is_words(real) or is_words(synthetic):
+        one, two = words(real), words(synthetic)
+        return _Pair(name, one, two, total_variation(one, two))
+    one, two = numbers(real), numbers(synthetic)
+    return _Pair(name, one, two, distance(_finite(one), _finite(two)), is_instant(real))
 
 
 def distance(one: Array, two: Array) -> float | None:
@@ -107,8 +121,9 @@ def histogram(real: Array, synthetic: Array) -> tuple[Array, Array, Array]:
     return edges, shares(real), shares(synthetic)
 
 
-def _scalars(pairs: list[_Pair]) -> Html:
-    """Histograms in the order of the table; of many columns, those that differ the most."""
+def _scalars(real: Columns, synthetic: Columns) -> Html:
+    """Cards in the order of the table; of many columns, those that differ the most."""
+    pairs = [_pair(name, real[name], synthetic[name]) for name in real]
     note, shown = None, pairs
     if len(pairs) > _MOST_COLUMNS:
         worst = sorted(pairs, key=lambda pair: -(pair.distance or 0.0))[:_MOST_COLUMNS]
@@ -119,7 +134,13 @@ def _scalars(pairs: list[_Pair]) -> Html:
             f"{len(shown)} of {len(pairs)} columns: those that differ the most.",
             class_="above",
         )
-    return join([note, cards(_histogram_card(pair, pair.name) for pair in shown)])
+    return join([note, cards(_card(pair, pair.name) for pair in shown)])
+
+
+def _card(pair: _Pair, title: str) -> Card:
+    if is_words(pair.real):
+        return words_card(title, pair.real, pair.synthetic, pair.distance)
+    return _histogram_card(pair, title)
 
 
 def _histogram_card(pair: _Pair, title: str) -> Card:
@@ -127,29 +148,42 @@ def _histogram_card(pair: _Pair, title: str) -> Card:
     if pair.distance is None:
         side = "real" if not len(real) else "synthetic"
         return Card(title, missing(f"The {side} rows hold no value here."))
-    with np.errstate(over="ignore", invalid="ignore"):  # too large to square: no figure then
-        means = [number(side.mean(), 3) for side in (real, synthetic)]
-        spreads = [number(side.std(), 3) for side in (real, synthetic)]
-    reading = (
-        f"Mean {means[0]} real, {means[1]} synthetic; "
-        f"standard deviation {spreads[0]} and {spreads[1]}."
-    )
-    gone = 1.0 - len(real) / len(pair.real), 1.0 - len(synthetic) / len(pair.synthetic)
+    reading = _moments(real, synthetic, instants=pair.instant)
+    gone = share_missing(pair.real), share_missing(pair.synthetic)
     if any(gone):
         reading += f" Missing: {percent(gone[0])} and {percent(gone[1])}."
     unit = f"distance {number(pair.distance, 2)}"
-    svg = _histogram(real, synthetic, f"Histograms of {title}: {unit}. {reading}")
-    return Card(title, svg, unit, reading)
+    alt = f"Histograms of {title}: {unit}. {reading}"
+    return Card(title, _histogram(real, synthetic, alt, instants=pair.instant), unit, reading)
 
 
-def _histogram(real: Array, synthetic: Array, alt: str) -> Html:
+def _moments(real: Array, synthetic: Array, *, instants: bool) -> str:
+    if instants:
+        ends = [
+            f"{instant(float(side.min()))} to {instant(float(side.max()))}"
+            for side in (real, synthetic)
+        ]
+        return f"From {ends[0]} real, {ends[1]} synthetic."
+    with np.errstate(over="ignore", invalid="ignore"):  # too large to square: no figure then
+        means = [number(side.mean(), 3) for side in (real, synthetic)]
+        spreads = [number(side.std(), 3) for side in (real, synthetic)]
+    return (
+        f"Mean {means[0]} real, {means[1]} synthetic; "
+        f"standard deviation {spreads[0]} and {spreads[1]}."
+    )
+
+
+def _histogram(real: Array, synthetic: Array, alt: str, *, instants: bool) -> Html:
     edges, one, two = histogram(real, synthetic)
     figure, axes = new_chart(_WIDTH, _HEIGHT)
     axes.stairs(one, edges, fill=True, color=FIRST, alpha=0.45, linewidth=0)
     axes.stairs(two, edges, color=SECOND, linewidth=1.8)
     top = float(max(one.max(), two.max()))
     axes.set_ylim(0.0, 1.06 * top)
-    tidy(axes, x=5, y=3)
+    tidy(axes, x=3 if instants else 5, y=3)
+    if instants:
+        span = float(edges[-1] - edges[0])
+        axes.xaxis.set_major_formatter(lambda seconds, _: instant(seconds, span))
     axes.yaxis.set_major_formatter(lambda share, _: f"{100.0 * share:g} %")
     return to_svg(figure, alt)
 

@@ -21,7 +21,7 @@ SECTIONS = {
     "dimensions": "Dimensions",
     "latent": "Latent space",
     "examples": "Rows",
-    "marginals": "Real and synthetic",
+    "marginals": "Synthetic and real",
     "config": "Settings",
 }
 

@@ -107,7 +107,7 @@ tbody th{font-weight:600}
 .figures td:last-child{color:var(--muted);max-width:52ch}
 .values{overflow-wrap:normal}.values td,.values thead th{white-space:nowrap;line-height:1.4}
 .above{color:var(--muted);font-size:.9rem;margin:14px 0 -8px}
-.values tbody th{overflow-wrap:anywhere;min-width:110px}
+.values tbody th{overflow-wrap:anywhere;min-width:140px}
 .back{color:var(--second)}
 .plain td{color:var(--muted)}.plain tbody th{font-weight:500;width:36%}
 details{margin-top:16px}

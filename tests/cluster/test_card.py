@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distvae.cluster.card import _objective, _table
-from distvae.config import TrainConfig
+from distvae.defaults import TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from distvae.config import TrainConfig
     ],
 )
 def test_the_objective_in_words(options: dict[str, Any], text: str) -> None:
-    assert text in _objective(TrainConfig(data=("d",), model="m", **options))
+    assert text in _objective(TrainSettings(data=("d",), model="m", **options))
 
 
 def test_the_table_shows_what_there_is_and_no_null() -> None:

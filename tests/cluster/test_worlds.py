@@ -19,7 +19,7 @@ from distvae.cluster.loop import train_loop
 from distvae.cluster.session import Resources
 from distvae.cluster.shards import TrainJob
 from distvae.cluster.summarise import summarise_input
-from distvae.cluster.train import _job, train_plan
+from distvae.cluster.train import _job, _settled, _wanted, train_plan
 from distvae.cluster.world import World
 from distvae.config import TrainConfig, build
 from distvae.console import Console
@@ -75,11 +75,14 @@ def make_job(
     values = {"data": str(data), "model": str(folder / name), **OPTIONS, **options}
     plan = train_plan(build(TrainConfig, values))
     resources = Resources((1, 1), 1, 0.0, 0)
+    console, where = Console(quiet=True), plan.config.where
+    wanted = _wanted(plan)
     passed = summarise_input(
-        plan.data, plan.features, plan.split, plan.config.where, resources, Console(quiet=True)
+        plan.data, plan.features, plan.split, where, resources, console, wanted
     )
+    plan, passed = _settled(plan, passed, console)
     make_directory(plan.folder)
-    codec = fit_codec(plan.features, passed.summary, frozenset())
+    codec = fit_codec(plan.features, passed.summary, passed.profile, plan.codings)
     return _job(plan, passed, codec, {"bytes_for_rows": bytes_for_rows})
 
 
@@ -260,7 +263,8 @@ def test_rows_own_posteriors_must_fit_in_memory(
 def test_every_training_row_is_taken_once_per_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, bytes_for_rows: int
 ) -> None:
-    job = make_job(tmp_path, make_table(700), bytes_for_rows, include=["id"], epochs=2)
+    options = {"include": ["id"], "likelihood": ["id=gaussian"], "epochs": 2}
+    job = make_job(tmp_path, make_table(700), bytes_for_rows, **options)
     taken: list[tuple[int, int, np.ndarray[Any, Any]]] = []
     real = loop._Trainer._step
 

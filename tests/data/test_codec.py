@@ -67,6 +67,10 @@ def test_specs_are_plain_json() -> None:
         "block": 0,
         "raw": False,
         "dtype": "float32",
+        "coding": "standard",
+        "companion_of": None,
+        "measured": True,
+        "cells": None,
     }
     assert (specs[1]["discrete"], specs[1]["raw"], specs[1]["dtype"]) == (True, True, "uint8")
 
@@ -181,7 +185,7 @@ def _damage(path: list[Any], value: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (["format"], 2),
+        (["format"], 1),
         (["columns"], []),
         (["columns"], None),
         (["columns", 0], {}),

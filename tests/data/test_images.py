@@ -66,7 +66,7 @@ def test_every_square_is_found(side: int, colours: int) -> None:
         (
             "age",
             (
-                "image: 'age' holds one number per row; a picture is a vector column; "
+                "image: 'age' holds one value per row; a picture is a vector column; "
                 "leave out --image age"
             ),
         ),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import reduce
 from itertools import pairwise
 
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 
 from distvae.data import statistics
 from distvae.data.arrow_values import row_slices
+from distvae.data.flatten import flatten_table
 from distvae.data.roles import Feature, infer_features, peek_widths
 from distvae.data.statistics import (
     Summary,
     covariance,
     merge,
+    select,
     summarise,
     summary_from_bytes,
     summary_to_bytes,
@@ -275,3 +278,55 @@ def test_bytes_carry_everything_and_damage_is_refused(missing: bool) -> None:
     for broken in (b"", b"PK", data[: len(data) // 2], data[100:]):
         with pytest.raises(DataError, match="summary: cannot be read"):
             summary_from_bytes(broken)
+
+
+def test_some_elements_are_selected() -> None:
+    x = np.random.default_rng(5).normal(size=(40, 4))
+    x[3, 1] = np.nan
+    whole = summed([of_array(x)])
+    places = [3, 1]
+    part = select(whole, places)
+    expected = summed([of_array(x[:, places])])
+    for field in dataclasses.fields(Summary):
+        assert np.allclose(getattr(part, field.name), getattr(expected, field.name)), field.name
+    full = summed([of_array(x[4:])])
+    assert full.cross is None
+    assert select(full, [0]).cross is None
+    assert select(full, []).mean.shape == (0,)
+    assert same(select(full, range(4)), full)
+
+
+def test_decimals_structs_and_counts_are_measured() -> None:
+    rng = np.random.default_rng(6)
+    cents = rng.integers(-(10**6), 10**6, 200)
+    kind = pa.struct([("price", pa.decimal128(20, 2)), ("n", pa.decimal128(5, 0))])
+    rows = [
+        None if i % 9 == 0 else {"price": Decimal(int(c)) / 100, "n": Decimal(int(c) % 7)}
+        for i, c in enumerate(cents)
+    ]
+    table = pa.table({"s": pa.array(rows, kind), "city": ["a"] * 200})
+    features = infer_features(table.schema, roles={"s.n": "count"})
+    measured = [feature for feature in features if feature.is_measured]
+    assert [feature.name for feature in measured] == ["s.price", "s.n"]
+    summary = summarise(table, measured)
+    present = np.arange(200) % 9 > 0
+    assert summary.count.tolist() == [present.sum()] * 2
+    assert np.allclose(summary.mean, [(cents[present] / 100).mean(), (cents[present] % 7).mean()])
+    assert summary.all_integer.tolist() == [False, True]
+    assert same(summarise(flatten_table(table), measured), summary)
+
+
+def test_no_measured_feature_gives_an_empty_summary() -> None:
+    table = pa.table({"city": ["a", "b"]})
+    summary = summarise(table, [])
+    assert (summary.rows, summary.mean.shape) == (2, (0,))
+    assert merge(summary, summary).rows == 4
+    assert summary_from_bytes(summary_to_bytes(summary)).rows == 2
+
+
+def test_infinite_values_can_be_skipped() -> None:
+    table = pa.table({"x": [1.0, np.inf, 2.5, -np.inf, None], "n": [1, 2, 3, 4, 5]})
+    finite = pa.table({"x": [1.0, None, 2.5, None, None], "n": [1, 2, 3, 4, 5]})
+    found = summarise(table, features_of(table), skip_infinite=True)
+    assert same(found, summarise(finite, features_of(table)))
+    assert found.missing.tolist() == [3, 0]

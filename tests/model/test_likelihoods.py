@@ -231,6 +231,10 @@ def test_an_unknown_head_or_argument_is_refused_by_name() -> None:
         "gaussian-full",
         "gaussian-low-rank",
         "bernoulli",
+        "categorical",
+        "histogram",
+        "negative-binomial",
+        "zero-inflated-negative-binomial",
     ]
 
 

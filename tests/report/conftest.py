@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from distvae.report import ReportInputs, render
+from distvae.reporting import _columns
+from tests.tables import mixed_table
 
 LATENT = 6
 
@@ -129,6 +131,16 @@ def history() -> Callable[[int], dict[str, np.ndarray[Any, Any]]]:
 @pytest.fixture(scope="session")
 def renamed() -> Callable[[ReportInputs, str], ReportInputs]:
     return _renamed
+
+
+@pytest.fixture(scope="session")
+def mixed() -> ReportInputs:
+    """Columns of every kind, as they come from Parquet."""
+    real, made = _columns(mixed_table(300, 1)), _columns(mixed_table(200, 2))
+    few = {name: values[:6] for name, values in real.items()}
+    return ReportInputs(
+        "mixed", "i", real=real, synthetic=made, originals=few, reconstructions=few, samples=few
+    )
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,16 @@ def test_long_names_fit_a_phone(
 ) -> None:
     long = render(renamed(inputs, "a_very_long_column_name_" * 12))
     window, document, widest = measured(long, tmp_path, 380)
+    assert (window, widest) == (380, "")
+    assert document <= 380
+
+
+def test_mixed_columns_fit_a_phone(mixed: ReportInputs, tmp_path: Path) -> None:
+    words = np.array(["a_very_long_value_" * 20, "b", None] * 100, dtype=object)
+    real, made = {**mixed.real, "w": words}, {**mixed.synthetic, "w": words[:200]}
+    window, document, widest = measured(
+        render(replace(mixed, real=real, synthetic=made, samples=made)), tmp_path, 380
+    )
     assert (window, widest) == (380, "")
     assert document <= 380
 
