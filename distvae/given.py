@@ -100,8 +100,8 @@ def make_pool(model: Model, fixed: Mapping[str, str] | None = None) -> Pool | No
     try:
         wanted = given_rows(model, _fixed_table(model, fixed), frozenset(fixed))[0]
     except DataError as error:
-        _, value, rule, _ = error.args
-        raise UsageError("given", f"{value} ({error.args[0]})", rule, "give another") from None
+        what, value, rule, _ = error.args
+        raise UsageError(f"given: {what}", value, rule, "give another value") from None
     elements = _elements(model, frozenset(fixed))
     same = (rows == wanted) | (np.isnan(rows) & np.isnan(wanted))
     agreeing = np.flatnonzero(same[:, elements].all(axis=1))
@@ -184,12 +184,17 @@ def _fixed_table(model: Model, fixed: Mapping[str, str]) -> pa.Table:
             value = _parsed(feature, text)
             space = cells[feature.name]
             known = None if space is None else space.values
-            if known is not None and text not in known.cast(pa.string()).to_pylist():
+            if known is not None and not _is_among(value, known):
                 shown = ", ".join(known.cast(pa.string()).to_pylist()[:10])
                 rule = f"training saw {len(known)} values, most often {shown}"
                 raise UsageError(f"given.{feature.name}", f"got {text!r}", rule, "give one of them")
         columns[feature.name] = value
     return pa.table(columns)
+
+
+def _is_among(value: pa.Array, known: pa.Array) -> bool:
+    plain = value.cast(value.type.value_type) if pa.types.is_dictionary(value.type) else value
+    return bool(pc.is_in(plain, value_set=known.cast(plain.type))[0].as_py())
 
 
 def _parsed(feature: Feature, text: str) -> pa.Array:

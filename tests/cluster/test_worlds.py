@@ -344,3 +344,20 @@ def test_max_steps_ends_in_the_middle_of_an_epoch(
     assert losses(state)["steps"] == [10, 13]
     whole = train(make_job(tmp_path, table), 1, monkeypatch)
     assert losses(whole)["train_loss"][0] == losses(state)["train_loss"][0]
+
+
+def test_two_lanes_make_the_steps_of_one_and_the_same_bits_every_time(tmp_path: Path) -> None:
+    table = make_table(1000, missing=0.2)
+    states = []
+    for lanes in (1, 2, 2):
+        job = make_job(tmp_path, table, batch_size=512)
+        train_loop(job, World(lanes=lanes), lambda message: None)
+        state = read_state(job.folder)
+        assert state is not None
+        states.append(state)
+    one, two, again = states
+    for name, values in losses(one).items():
+        np.testing.assert_allclose(losses(two)[name], values, rtol=TOLERANCE, err_msg=name)
+    np.testing.assert_allclose(two.tensors["weights"], one.tensors["weights"], atol=TOLERANCE)
+    assert not torch.equal(two.tensors["weights"], one.tensors["weights"])  # they were two
+    assert torch.equal(two.tensors["weights"], again.tensors["weights"])
