@@ -23,9 +23,9 @@ _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 300
 _SMALLEST_BATCH, _LARGEST_BATCH, _BATCHES_PER_EPOCH = 64, 512, 16
 
 _TABLE: Mapping[str, Any] = {
-    "hidden_dims": (256,),
-    "decoder_dims": (128,),
-    "kl_weight": 0.6,
+    "hidden_dims": (256, 256),
+    "decoder_dims": (256, 128),
+    "kl_weight": 0.5,
     "learning_rate": 2e-3,
     "learning_rate_schedule": "cosine",
     "prior": "mixture",

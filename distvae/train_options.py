@@ -26,7 +26,7 @@ class TrainConfig(JobConfig):
     hidden_dims: Numbers | None = Field(
         None,
         description="Widths of the encoder's hidden layers, as 512,512, or none (a linear model). "
-        "Default: 512,512; tables of scalar columns: 256, and 128 in the decoder.",
+        "Default: 512,512; tables of scalar columns: 256,256, and 256,128 in the decoder.",
     )
     decoder_dims: Numbers | None = Field(
         None,
@@ -79,7 +79,7 @@ class TrainConfig(JobConfig):
         "analytic", description="KL term in closed form, or from the samples of z."
     )
     kl_weight: float | None = Field(
-        None, ge=0, description="Weight of the KL term, lambda (default: 1; tables: 0.6)."
+        None, ge=0, description="Weight of the KL term, lambda (default: 1; tables: 0.5)."
     )
     kl_schedule: Literal["linear", "cyclic"] = Field(
         "linear", description="The KL weight's rise: once, or anew in every cycle."

@@ -432,7 +432,7 @@ VALUES = [
     (
         "train nan.parquet --model new --workers 1 --exclude id,pixels",
         3,
-        ["no column is left", "'height' has no value", "--include"],
+        ["no column is left", "'height' has no value", "add columns with values"],
     ),
     (
         "train rows.parquet --model new --workers 1 --role height=count",
