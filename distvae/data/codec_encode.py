@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distvae.data.arrow_values import Bools, Numbers, read_values
+from distvae.data.arrow_values import Bools, Numbers, column_of, read_values
 from distvae.data.codec_columns import Codec, Column
 from distvae.data.codec_companions import encode_states, presence_of
-from distvae.data.codec_scalars import Scalar, column_of, encode_scalar, wrong_type
+from distvae.data.codec_scalars import Scalar, encode_scalar, wrong_type
 from distvae.data.codec_standard import LARGEST_STANDARDISED, encode_vector
 from distvae.data.policies import Policies, Verdicts
 from distvae.data.roles import Feature

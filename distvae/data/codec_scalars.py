@@ -17,12 +17,11 @@ from distvae.data.codec_categories import fits
 from distvae.data.codec_columns import LARGEST_COUNT, Column
 from distvae.data.codec_numbers import numbers_of
 from distvae.data.codec_standard import reject_outside, standardised, to_float32
-from distvae.data.flatten import flat_column
 from distvae.data.policies import Verdicts
 from distvae.data.roles import Feature
 from distvae.errors import DataError
 
-__all__ = ["Scalar", "column_of", "encode_scalar", "wrong_type"]
+__all__ = ["Scalar", "encode_scalar", "wrong_type"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -48,20 +47,6 @@ class Scalar:
             missing = self.nulls if self.nans is None else self.nans
             return None if missing is None else ~missing
         return ~(self.nulls | self.nans)
-
-
-def column_of(table: pa.Table, feature: Feature) -> pa.ChunkedArray:
-    """The column of a flat or nested table.
-
-    Raises:
-        DataError: it is not there.
-    """
-    column = flat_column(table, feature.name, feature.path)
-    if column is None:
-        raise DataError(
-            feature.label, "is not in the data", "the model was trained with it", "add it"
-        )
-    return column
 
 
 def encode_scalar(column: Column, held: pa.ChunkedArray, verdicts: Verdicts) -> Scalar:
