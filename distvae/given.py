@@ -94,7 +94,8 @@ def make_pool(model: Model, fixed: Mapping[str, str] | None = None) -> Pool | No
     if not features:
         return None
     table = pq.read_table(io.BytesIO(model.files.conditions))
-    rows = given_rows(model, table)
+    # Training's own rows: an infinite value there was taken as the largest.
+    rows = given_rows(model, table, frozenset(), Policies(infinite="clip"))
     if not fixed:
         return Pool(rows)
     try:
