@@ -11,7 +11,8 @@
 #   VENV_ARGS=--system-site-packages        use what PYTHON has installed already, torch included
 #   PYTEST_ARGS="-k codec"                  some of the tests
 #   QUICKSTART_ARGS="--dir DIR"             options of distvae quickstart
-#   TABLES=DIR                              folder of adult.parquet and the other tables
+#   TABLES=DIR                              folder of adult.parquet and the other tables; where it is
+#                                           there, a test looks for outliers planted in Adult
 #   MNIST=DIR                               folder of mnist_train.parquet and mnist_test.parquet
 
 PYTHON ?= $(firstword $(shell command -v python3.11) python3)
@@ -26,6 +27,7 @@ MNIST ?= ../shared/data
 TABLES ?= ../shared/data
 
 BIN := $(VENV)/bin
+FOUND_TABLES = $(if $(wildcard $(TABLES)/adult.parquet),DISTVAE_TABLES=$(abspath $(TABLES)))
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint $(VENV)/constraints.txt $(PIP_ARGS)
 
@@ -36,7 +38,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/distvae quickstart $(QUICKSTART_ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(FOUND_TABLES) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

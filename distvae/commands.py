@@ -158,6 +158,8 @@ _RESOLVED = (
     "hidden_dims",
     "decoder_dims",
     "kl_weight",
+    "kl_warmup",
+    "column_weights",
     "epochs",
     "batch_size",
     "learning_rate",

@@ -51,8 +51,8 @@ _ON_UNSEEN: Any = Field(
 )
 _ON_OUT_OF_RANGE: Any = Field(
     "clip",
-    description="A number beyond the range of training: an error, a rejected row, or taken as "
-    "outside, improbable (clip).",
+    description="A number beyond the range of training, or between its steps: an error, a "
+    "rejected row, or taken as outside, improbable, or as a neighbour (clip).",
 )
 _ON_INFINITE: Any = Field(
     "reject", description="An infinite number: an error, a rejected row, or the largest (clip)."
@@ -129,7 +129,8 @@ class GenerateConfig(_OutputConfig):
     given: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
         {},
         description="COLUMN=VALUE of a column that the model is conditioned on (train "
-        "--condition-on); null for a missing value. Other conditions are drawn from training rows.",
+        "--condition-on); null for a missing value, COLUMN= for the empty text. Other conditions "
+        "are drawn from training rows.",
     )
     given_from: str | None = Field(
         None,
@@ -140,7 +141,7 @@ class GenerateConfig(_OutputConfig):
     @model_validator(mode="after")
     def _rules(self) -> GenerateConfig:
         need(self, "model", "out")
-        no_empty("given", [k for k, v in self.given.items() if not k or not v])
+        no_empty("given", [k for k in self.given if not k])
         if self.given_from is not None:
             for field in ("given", "rows", "offset"):
                 if getattr(self, field):

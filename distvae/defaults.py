@@ -19,13 +19,17 @@ __all__ = ["TrainSettings", "is_tabular", "settings_of"]
 TABLE_STEPS = 6_000
 """Optimiser steps that a table's default number of epochs makes, about."""
 _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 300
+# Share of a table's training over which the KL weight rises: with all of it from the start, latent
+# dimensions die before the decoder has learned to use them, on some tables nearly all.
+_WARMING = 0.2
 # Batches of a table: the larger, the faster; but an epoch of a small one has several steps, too.
 _SMALLEST_BATCH, _LARGEST_BATCH, _BATCHES_PER_EPOCH = 64, 512, 16
 
 _TABLE: Mapping[str, Any] = {
     "hidden_dims": (256, 256),
     "decoder_dims": (256, 128),
-    "kl_weight": 0.5,
+    "kl_weight": 0.4,
+    "column_weights": "entropy",
     "learning_rate": 2e-3,
     "learning_rate_schedule": "cosine",
     "prior": "mixture",
@@ -35,6 +39,8 @@ _OTHERS: Mapping[str, Any] = {
     "hidden_dims": (512, 512),
     "decoder_dims": None,
     "kl_weight": 1.0,
+    "kl_warmup": 0.0,
+    "column_weights": "equal",
     "batch_size": 512,
     "learning_rate": 1e-3,
     "learning_rate_schedule": "constant",
@@ -49,6 +55,8 @@ class TrainSettings(TrainConfig):
 
     hidden_dims: tuple[int, ...] = ()
     kl_weight: float = 1.0
+    kl_warmup: float = 0.0
+    column_weights: Literal["equal", "entropy"] = "equal"
     epochs: int = 1
     batch_size: int = 1
     learning_rate: float = 1e-3
@@ -83,11 +91,20 @@ def settings_of(
         epochs = math.ceil(TABLE_STEPS * batch / max(rows, 1))
         epochs = min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS)
         chosen |= {**_TABLE, "epochs": epochs, "batch_size": batch}
+        chosen["kl_warmup"] = _WARMING * _epochs_to_come(config, epochs, batch, rows)
+    if config.objective == "iwae":
+        chosen["column_weights"] = "equal"
     if config.hidden_dims is not None:
         chosen["decoder_dims"] = None  # the encoder's, mirrored
     given = {name: getattr(config, name) for name in TrainConfig.model_fields}
     open_ones = {n: v for n, v in chosen.items() if given[n] is None or given[n] == "auto"}
     return TrainSettings(**(given | open_ones))
+
+
+def _epochs_to_come(config: TrainConfig, epochs: int, batch: int, rows: int) -> float:
+    """The epochs of a table's training, a bound on its steps counted in."""
+    wanted = float(config.epochs or epochs)
+    return min(wanted, config.max_steps * batch / max(rows, 1)) if config.max_steps else wanted
 
 
 def _batch_of(rows: int) -> int:

@@ -84,7 +84,8 @@ def make_pool(model: Model, fixed: Mapping[str, str] | None = None) -> Pool | No
 
     Args:
         model: whose conditions.
-        fixed: text by column name, as ``--given`` takes it; ``null`` stands for a missing value.
+        fixed: text by column name, as ``--given`` takes it; ``null`` stands for a missing value,
+            nothing for the empty text.
 
     Raises:
         UsageError: a column that the model is not given, or a text that is no value of it.
@@ -186,7 +187,7 @@ def _fixed_table(model: Model, fixed: Mapping[str, str]) -> pa.Table:
             space = cells[feature.name]
             known = None if space is None else space.values
             if known is not None and not _is_among(value, known):
-                shown = ", ".join(known.cast(pa.string()).to_pylist()[:10])
+                shown = ", ".join(v or "''" for v in known.cast(pa.string()).to_pylist()[:10])
                 rule = f"training saw {len(known)} values, most often {shown}"
                 raise UsageError(f"given.{feature.name}", f"got {text!r}", rule, "give one of them")
         columns[feature.name] = value

@@ -99,6 +99,7 @@ def _jobs(
             epochs=config.epochs,
             batch_size=64,
             kl_warmup=5,
+            validation_fraction=0.1,
             patience=25,
             **shared,
         ),

@@ -12,7 +12,16 @@ __all__ = ["refuse_contradictions"]
 _LARGEST_FULL = 1024
 _MOST_SAMPLES = 10_000
 # Options that a kind does not have; their defaults pass.
-_ENCODED = ("posterior", "objective", "kl", "kl_weight", "kl_schedule", "free_bits", "mc_samples")
+_ENCODED = (
+    "posterior",
+    "objective",
+    "kl",
+    "kl_weight",
+    "kl_schedule",
+    "column_weights",
+    "free_bits",
+    "mc_samples",
+)
 _MEANINGLESS = {
     "autoencoder": (*_ENCODED, "kl_warmup", "inference"),
     "pca": (*_ENCODED, "kl_warmup", "inference", "likelihood", "binarize", "image"),
@@ -44,7 +53,7 @@ def refuse_contradictions(config: TrainConfig) -> None:
     _refuse_idle(config)
     if config.image and not config.channels:
         _refuse("channels", config, "a picture needs at least one stage", "give --channels 32,64")
-    if config.kl_schedule == "cyclic" and not 0 < config.kl_warmup <= config.kl_cycle:
+    if config.kl_schedule == "cyclic" and not 0 < (config.kl_warmup or 0) <= config.kl_cycle:
         rule = "needs 0 < kl_warmup <= kl_cycle"
         _refuse("kl_schedule", config, rule, "add --kl-warmup 5 --kl-cycle 10")
     if config.kl_schedule == "linear" and config.kl_cycle:
@@ -59,6 +68,8 @@ def _refuse_objective(config: TrainConfig) -> None:
     else:
         if config.inference != "amortised":
             _refuse("inference", config, "needs objective elbo", "leave out --objective iwae")
+        if config.column_weights == "entropy":
+            _refuse("column_weights", config, "needs objective elbo", "leave it out")
         if config.kl != "analytic":
             _refuse("kl", config, "objective iwae has no KL term of its own", "leave it out")
     if config.free_bits and (config.objective == "iwae" or config.kl == "sampled"):

@@ -28,7 +28,7 @@ from distvae.model.files import (
     parse_json,
     unpack,
 )
-from distvae.model.inference import decode_rows
+from distvae.model.inference import decode_rows, rows_per_draw
 from distvae.model.latent import LatentModel
 from distvae.model.sources import source_points
 from distvae.planning import require_model
@@ -231,7 +231,7 @@ class Model:
         has the bits of the whole. A conditional model needs the ``given`` rows (n, D) of these
         rows, see `distvae.given`.
         """
-        step = noise.ROWS_PER_NOISE_BLOCK
+        step = rows_per_draw(self.network)
         start, stop = first_row // step * step, -(-(first_row + rows) // step) * step
         width = self.files.architecture.width
         prior = self.network.prior

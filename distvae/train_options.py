@@ -84,11 +84,19 @@ class TrainConfig(JobConfig):
     kl_schedule: Literal["linear", "cyclic"] = Field(
         "linear", description="The KL weight's rise: once, or anew in every cycle."
     )
-    kl_warmup: float = Field(
-        0.0, ge=0, description="Epochs over which the KL weight rises linearly from 0."
+    kl_warmup: float | None = Field(
+        None,
+        ge=0,
+        description="Epochs over which the KL weight rises linearly from 0 (default: 0; tables: a "
+        "fifth of all).",
     )
     kl_cycle: float = Field(
         0.0, ge=0, description="Epochs per cycle of --kl-schedule cyclic, of which kl-warmup rise."
+    )
+    column_weights: Literal["auto", "equal", "entropy"] = Field(
+        "auto",
+        description="Weight of columns in the loss: equal, or those with classes of high entropy "
+        "less (auto: entropy for tables).",
     )
     free_bits: float = Field(
         0.0, ge=0, description="Nats of KL per row and dimension that cost nothing."
@@ -142,7 +150,7 @@ class TrainConfig(JobConfig):
         description="cosine: fall to 0 over the epochs along half a cosine (auto: for tables).",
     )
     validation_fraction: float = Field(
-        0.1, ge=0, lt=1, description="Share of rows held out of training."
+        0.05, ge=0, lt=1, description="Share of rows held out of training."
     )
     patience: int = Field(
         0,

@@ -38,6 +38,21 @@ def test_epochs_of_a_table_make_as_many_steps_whatever_its_rows() -> None:
     assert _settings(TABLE, 10**9).epochs >= 1
 
 
+def test_the_kl_weight_of_a_table_rises_over_the_first_fifth() -> None:
+    settings = _settings(TABLE)
+    assert settings.kl_warmup == pytest.approx(0.2 * settings.epochs)
+    short = _settings(TABLE, max_steps=100)
+    assert short.kl_warmup * 30_000 / short.batch_size == pytest.approx(20)
+    assert _settings(TABLE, kl_warmup=0).kl_warmup == 0 == _settings(VECTORS).kl_warmup
+
+
+def test_columns_of_a_table_have_weights_where_the_objective_can() -> None:
+    assert _settings(TABLE).column_weights == "entropy"
+    assert _settings(VECTORS).column_weights == "equal"
+    assert _settings(TABLE, objective="iwae", importance_samples=4).column_weights == "equal"
+    assert _settings(TABLE, column_weights="equal").column_weights == "equal"
+
+
 def test_what_is_given_stays() -> None:
     given = {"epochs": 3, "kl_weight": 1.0, "prior": "normal", "hidden_dims": (7,)}
     settings = _settings(TABLE, **given)

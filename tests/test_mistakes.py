@@ -105,7 +105,7 @@ OPTIONS = [
         2,
         ["given", "COLUMN=VALUE", "height"],
     ),
-    ("generate --model model --out out --rows 5 --given height=", 2, ["given", "empty"]),
+    ("generate --model model --out out --rows 5 --given =170", 2, ["given", "empty"]),
     (
         "generate --model model --out out --rows 5 --given-from rows.parquet",
         2,
@@ -275,6 +275,11 @@ DATA = [
         "generate --model conditional --rows 5 --out out --given name=c",
         2,
         ["given.name", "'c'", "2 values", "a, b"],
+    ),
+    (
+        "generate --model conditional --rows 5 --out out --given name=",
+        2,
+        ["given.name", "''", "2 values", "a, b"],
     ),
     (
         "generate --model model --out out --given-from rows.parquet",

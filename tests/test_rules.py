@@ -34,6 +34,10 @@ CASES: list[tuple[dict[str, Any], str]] = [
         "inference: got per-row; needs objective elbo; leave out --objective iwae",
     ),
     ({"objective": "iwae", "kl": "sampled"}, "kl: got sampled; objective iwae has no KL term"),
+    (
+        {"objective": "iwae", "column_weights": "entropy"},
+        "column_weights: got entropy; needs objective elbo; leave it out",
+    ),
     ({"objective": "iwae", "free_bits": 1.0}, "free_bits: got 1.0; needs the KL of each dim"),
     ({"kl": "sampled", "free_bits": 1.0}, "free_bits: got 1.0; needs the KL of each dimension"),
     ({"kl_schedule": "cyclic"}, "kl_schedule: got cyclic; needs 0 < kl_warmup <= kl_cycle; add"),

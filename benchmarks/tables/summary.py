@@ -46,7 +46,17 @@ def comparison(runs: Sequence[dict[str, Any]]) -> str:
         notes.append(f"TVAE's epochs: {', '.join(f'{t} {n}' for t, n in epochs.items())}.")
     for table, values in filled.items():
         notes.append(f"TVAE had {values:,} missing values of {table} filled; distvae had not.")
-    return "\n".join([*lines, *notes])
+    return "\n".join([*lines, *notes, *_outliers(runs)])
+
+
+def _outliers(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """How well planted outliers are found, one line per table that has some."""
+    lines = []
+    for table in dict.fromkeys(run["table"] for run in runs if "outliers" in run):
+        held = [r["outliers"] for r in runs if r["table"] == table and "outliers" in r]
+        shown = ", ".join(f"{kind} {_spread([h[kind] for h in held], 'auc')}" for kind in held[0])
+        lines.append(f"Outliers planted in {table}, area under the ROC curve of -ELBO: {shown}.")
+    return lines
 
 
 def _real(table: str, runs: Sequence[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from distvae.cluster.shards import Rows, TrainJob
 from distvae.cluster.world import World
+from distvae.model.column_weights import entropy_weights
 from distvae.model.noise import normal, normal_of, uniform, uniform_of
 from distvae.model.objectives import Objective
 from distvae.model.vae import VAE
@@ -36,6 +37,9 @@ class Batch:
 def objective_of(job: TrainJob) -> Objective:
     """What the options say is to be maximised."""
     config = job.config
+    weights = None
+    if config.column_weights == "entropy":
+        weights = entropy_weights(job.architecture.features)
     return Objective(
         name=config.objective,
         mc_samples=config.mc_samples,
@@ -43,6 +47,7 @@ def objective_of(job: TrainJob) -> Objective:
         kl=config.kl,
         free_bits=config.free_bits,
         doubly=config.doubly_reparameterized,
+        weights=weights,
     )
 
 

@@ -125,6 +125,8 @@ def _objective(config: TrainConfig) -> str:
         parts = [f"ELBO, {config.kl} KL"]
     if config.mc_samples > 1:
         parts.append(f"{config.mc_samples} Monte-Carlo samples")
+    if config.column_weights == "entropy":
+        parts.append("columns of high entropy weighted less")
     parts.append(f"KL weight {config.kl_weight:g}")
     if config.kl_warmup:
         how = f"rising over {config.kl_warmup:g} epochs"

@@ -15,12 +15,13 @@ from distvae.cluster.dataset import Job, Target, write_dataset
 from distvae.cluster.overlap import ahead, behind
 from distvae.config import EmbedConfig
 from distvae.console import Console
+from distvae.data.arrow_types import without_views
 from distvae.data.codec import Encoded, Policies, encode
 from distvae.data.fragments import Fragment
 from distvae.data.inputs import InputFile
 from distvae.data.manifest import FILTERED, Receipt
 from distvae.data.parts import PartWriter
-from distvae.data.reading import source_columns, without_views
+from distvae.data.reading import source_columns
 from distvae.data.selection import Batch, read_batches
 from distvae.errors import DataError, UsageError
 from distvae.inferring import codes, infer_raw, refining_steps, row_terms

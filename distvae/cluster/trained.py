@@ -24,7 +24,7 @@ from distvae.data.codec import encode
 from distvae.data.selection import read_batches, split_rows
 from distvae.data.storage import Location, delete_file, write_bytes
 from distvae.inferring import refining_steps
-from distvae.model.calibration import calibrate
+from distvae.model.calibration import calibrate, can_calibrate
 from distvae.model.closed import ClosedForm
 from distvae.model.files import CONFIG, ModelFiles, pack, parse_json, sha256
 from distvae.model.latent import LatentModel
@@ -67,11 +67,14 @@ def write_model(
     files = _files(job, trained, pca, passed)
     model = Model.from_files(pack(files), target.uri)
     kind, components = job.architecture.prior, job.architecture.prior_components
-    if kind != "normal" and isinstance(model.network, VAE):
+    fitted = kind != "normal"
+    if isinstance(model.network, VAE) and (fitted or can_calibrate(model.network)):
         with console.stage("prior", 1) as advance:
-            model.network.prior = fit_code_prior(model, job, kind, components)
+            if fitted:
+                model.network.prior = fit_code_prior(model, job, kind, components)
+                files = replace(files, prior=model.network.prior)
             calibrate(model.network, _codes_to_come(model, job.config.seed))
-            files = replace(files, prior=model.network.prior, state=model.network.state_dict())
+            files = replace(files, state=model.network.state_dict())
             advance(1)
         model = Model.from_files(pack(files), target.uri)
     sums = _held_out_sums(model, job, console)

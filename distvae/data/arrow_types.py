@@ -25,6 +25,7 @@ __all__ = [
     "type_from_json",
     "type_to_json",
     "value_type",
+    "without_views",
 ]
 
 _NUMBERS: dict[str, pa.DataType] = {
@@ -127,6 +128,14 @@ def type_from_json(text: str) -> pa.DataType:
     return pa.large_list(field) if match[1] == "large_list" else pa.list_(field)
 
 
+def without_views(schema: pa.Schema) -> pa.Schema:
+    """Return the schema as tables are read: Arrow cannot take or filter rows of string views.
+
+    Those inside structs included.
+    """
+    return pa.schema([f.with_type(_without_views(f.type)) for f in schema])
+
+
 def _is_other(kind: pa.DataType) -> bool:
     """Scalars of features that have no NumPy name."""
     return (
@@ -147,6 +156,12 @@ def _decoded(text: str) -> pa.DataType:
 
 def _refusal(text: str) -> DataError:
     return DataError("type", repr(text), "it must be a feature's type, as distvae writes it")
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        return pa.struct([f.with_type(_without_views(f.type)) for f in kind])
+    return pa.large_string() if _is_view(kind) else kind
 
 
 def _is_view(kind: pa.DataType) -> bool:

@@ -142,7 +142,7 @@ class Cells:
     @property
     def _half_steps(self) -> Floats:
         assert self.grid is not None
-        return np.where(self.points, 0.0, 0.5 * self.grid.step * self.grid.unit)
+        return np.where(self.points, 0.0, 0.5 * self.grid.spacing)
 
     @cached_property
     def points(self) -> Bools:

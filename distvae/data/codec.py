@@ -24,7 +24,7 @@ from distvae.data.codec_columns import (
     block_layout,
     feature_specs,
 )
-from distvae.data.codec_companions import companion_of, presence_of
+from distvae.data.codec_companions import companion_of
 from distvae.data.codec_cut import fit_number_cells
 from distvae.data.codec_decode import decode
 from distvae.data.codec_encode import Encoded, encode
@@ -32,8 +32,9 @@ from distvae.data.codec_fill import fills
 from distvae.data.codec_measures import numbers
 from distvae.data.policies import Policies
 from distvae.data.profile import ColumnProfile, Profile
-from distvae.data.roles import Feature, require_known, total_width
+from distvae.data.roles import Feature, presence_of, require_known, total_width
 from distvae.data.statistics import Summary
+from distvae.data.tally import MOST_DIGITS
 from distvae.errors import DataError, UsageError
 
 __all__ = [
@@ -165,8 +166,8 @@ def _celled(
         )
     low = high = 0.0
     if feature.is_number:
-        whole = place is not None and bool(summary.all_integer[place].all())
-        cells = fit_number_cells(feature, profile, whole)
+        digits = MOST_DIGITS + 1 if place is None else int(summary.digits[place].max())
+        cells = fit_number_cells(feature, profile, digits)
         low, high = cells.limits
     else:
         cells = fit_category_cells(feature, profile)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from distvae.data.arrow_values import Floats
 from distvae.data.cells import Cells
 from distvae.data.codec_categories import Lookup
-from distvae.data.roles import Feature, feature_schema
+from distvae.data.roles import Feature, feature_schema, presence_of
 
 __all__ = ["CODINGS", "LARGEST_COUNT", "STATES", "Codec", "Column", "block_layout", "feature_specs"]
 
@@ -175,7 +175,8 @@ def feature_specs(codec: Codec) -> list[dict[str, Any]]:
     """Per column, in element order, what the model floor is told: a FeatureSpec of plain values.
 
     ``discrete`` marks uint8 vectors, whose likelihood is a mass; ``dtype`` is the block's;
-    ``measured`` columns count for squared errors.
+    ``measured`` columns count for squared errors; ``inside`` names the column that tells whether
+    the struct around it is there, and the class that says so.
     """
     return [
         {
@@ -196,11 +197,29 @@ def feature_specs(codec: Codec) -> list[dict[str, Any]]:
             "dtype": column.feature.element.name if column.raw else "float32",
             "coding": column.coding,
             "companion_of": column.companion_of,
+            "inside": _inside(column, codec),
             "measured": column.measured,
             "cells": _cell_specs(column.cells),
         }
         for column in codec.columns
     ]
+
+
+def _inside(column: Column, codec: Codec) -> dict[str, Any] | None:
+    """Where it is told that the struct around a column, or a companion's column, is present."""
+    owner = column.feature
+    if column.companion_of is not None:
+        owner = next(f for f in codec.features if f.name == column.companion_of)
+    presence = presence_of(owner, codec.features) if owner.path else None
+    if presence is None:
+        return None
+    cells = next(c.cells for c in codec.columns if c.feature.name == presence.name)
+    assert cells is not None
+    assert cells.values is not None
+    values = cells.values.to_pylist()
+    if True not in values:
+        return None
+    return {"column": presence.name, "class": int(cells.cell_class[values.index(True)])}
 
 
 def _cell_specs(cells: Cells | None) -> dict[str, Any] | None:

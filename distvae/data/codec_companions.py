@@ -13,7 +13,7 @@ from distvae.data.codec_columns import Column
 from distvae.data.profile import ColumnProfile
 from distvae.data.roles import Feature
 
-__all__ = ["companion_name", "companion_of", "encode_states", "presence_of", "states_of"]
+__all__ = ["companion_name", "companion_of", "encode_states", "states_of"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -24,16 +24,6 @@ def companion_name(name: str, taken: Collection[str] = ()) -> str:
     while found in taken:
         found += "'"
     return found
-
-
-def presence_of(feature: Feature, features: Sequence[Feature]) -> Feature | None:
-    """The feature that tells whether the innermost nullable struct around a feature is there."""
-    around = [
-        f
-        for f in features
-        if f.is_presence and not feature.is_presence and f.path == feature.path[: len(f.path)]
-    ]
-    return max(around, key=lambda f: len(f.path), default=None)
 
 
 def companion_of(

@@ -21,6 +21,7 @@ from distvae.data.cells import Cells
 from distvae.data.codec_numbers import Grid, numbers_of
 from distvae.data.profile import ColumnProfile
 from distvae.data.roles import Feature
+from distvae.data.tally import MOST_DIGITS
 from distvae.errors import DataError
 
 __all__ = ["MOST_ATOMS", "cut_numbers", "fit_number_cells", "no_values"]
@@ -62,13 +63,14 @@ class _Runs:
     group: Ints
 
 
-def fit_number_cells(feature: Feature, column: ColumnProfile, integer: bool) -> Cells:
+def fit_number_cells(feature: Feature, column: ColumnProfile, digits: int) -> Cells:
     """The cells of a column of numbers, dates or times.
 
     Args:
         feature: the column.
         column: what the profile knows of it.
-        integer: whether all values are whole numbers, floats among them.
+        digits: decimal digits that floats have, 0 where all are whole numbers; with more than
+            `distvae.data.tally.MOST_DIGITS` they have intervals.
 
     Raises:
         DataError: no value at all, or a sample that is missing.
@@ -81,16 +83,31 @@ def fit_number_cells(feature: Feature, column: ColumnProfile, integer: bool) -> 
     if pa.types.is_decimal(feature.type) and np.abs(limits.astype(np.float64)).max() >= 2.0**63:
         # More digits than a key has: as floats, exact to 16 digits.
         values, limits = (numbers_of(part.cast(pa.float64())) for part in (sample, ends))
-        integer = False
+        digits = MOST_DIGITS + 1
     if values.dtype.kind == "f":
         values, limits = values.astype(np.float64), limits.astype(np.float64)
         values = values[np.isfinite(values)]
-        integer = integer and bool(np.abs(limits).max() <= _LARGEST_WHOLE_FLOAT)
     rows = max(1, column.rows - column.nulls - column.nans)
-    if values.dtype.kind == "f" and not integer:
-        return cut_numbers(values + 0.0, limits + 0.0, rows, None)
-    grid = _grid(Grid.of(feature.type), np.concatenate([values, limits]))
+    finest = Grid.of(feature.type)
+    if values.dtype.kind == "f":
+        few = len(np.unique(values)) <= MOST_ATOMS  # atoms are exact as they are
+        if (digits and few) or not _has_grid(feature, limits, digits):
+            return cut_numbers(values + 0.0, limits + 0.0, rows, None)
+        finest = replace(finest, digits=digits)
+    grid = _grid(finest, np.concatenate([values, limits]))
     return cut_numbers(grid.keys(values), grid.keys(limits), rows, grid)
+
+
+def _has_grid(feature: Feature, limits: npt.NDArray[np.float64], digits: int) -> bool:
+    """Whether floats of ``digits`` decimal digits are exact multiples, and not by chance.
+
+    Floats near 2^p / 10^digits, p the bits of their type, are all multiples of 10^-digits.
+    """
+    if digits > MOST_DIGITS:
+        return False
+    bits = np.finfo(feature.element).nmant
+    most = 2.0 ** (bits - 1) if digits else _LARGEST_WHOLE_FLOAT
+    return bool(np.abs(limits).max() * 10.0**digits <= most)
 
 
 def no_values(feature: Feature) -> DataError:

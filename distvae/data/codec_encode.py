@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from distvae.data.arrow_values import Bools, Numbers, column_of, read_values
 from distvae.data.codec_columns import Codec, Column
-from distvae.data.codec_companions import encode_states, presence_of
+from distvae.data.codec_companions import encode_states
 from distvae.data.codec_scalars import Scalar, encode_scalar, wrong_type
 from distvae.data.codec_standard import LARGEST_STANDARDISED, encode_vector
 from distvae.data.policies import Policies, Verdicts
-from distvae.data.roles import Feature
+from distvae.data.roles import Feature, presence_of
 
 __all__ = ["LARGEST_STANDARDISED", "Encoded", "encode"]
 

@@ -20,13 +20,14 @@ from distvae.data.codec_columns import CODINGS, Codec, Column
 from distvae.data.codec_numbers import Grid
 from distvae.data.feature_choice import roles_of
 from distvae.data.roles import Feature, type_from_json, type_to_json
+from distvae.data.tally import MOST_DIGITS
 from distvae.errors import DataError
 
 __all__ = ["FORMAT", "codec_from_json", "codec_to_json"]
 
 _T = TypeVar("_T")
 
-FORMAT = 2
+FORMAT = 3
 """Version of the codec's JSON form."""
 
 
@@ -153,10 +154,13 @@ def _grid(told: Mapping[str, Any], kind: pa.DataType) -> Grid:
         rest=_typed(told, "rest", int),
         unsigned=_typed(told, "unsigned", bool),
         unit=_typed(told, "unit", float),
+        digits=_typed(told, "digits", int),
     )
     finest = Grid.of(kind)
     if (grid.unsigned, grid.unit) != (finest.unsigned, finest.unit):
         raise ValueError(f"grid of a column of type {kind}")
+    if not 0 <= grid.digits <= MOST_DIGITS * pa.types.is_floating(kind):
+        raise ValueError(f"grid of {grid.digits} digits of a column of type {kind}")
     if not (1 <= grid.step < 2**63 and 0 <= grid.rest < grid.step):
         raise ValueError(f"grid of step {grid.step} and rest {grid.rest}")
     return grid

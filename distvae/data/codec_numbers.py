@@ -1,10 +1,11 @@
 """Numbers of every Arrow type as int64 keys or float64, exactly, and back.
 
-Integers, dates, times, durations, decimals and floats that hold whole numbers only become
-**keys** on a grid: value = key step + rest, with the step their greatest common divisor (seconds
-in a nanosecond column, days in milliseconds). Unsigned 64-bit numbers are shifted by 2^63, which
-keeps their order; decimals are taken as their unscaled numbers, values that 64 bits cannot hold
-as the nearest that they can.
+Integers, dates, times, durations, decimals and floats of few decimal digits become **keys** on a
+grid: value = key step + rest, with the step their greatest common divisor (seconds in a nanosecond
+column, days in milliseconds). Unsigned 64-bit numbers are shifted by 2^63, which keeps their order;
+decimals are taken as their unscaled numbers, values that 64 bits cannot hold as the nearest that
+they can; floats of d digits (prices) as multiples of 10^-d, which are exact, since k / 10^d in
+floats is the float nearest to that number.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ["Grid", "Keys", "array_of", "as_dictionary", "decimals_of", "numbers_
 
 Keys = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _FLIP = np.uint64(1 << 63)
@@ -33,19 +35,21 @@ _MOST_UNSIGNED = float(np.nextafter(2.0**64, 0.0))
 
 @dataclass(frozen=True)
 class Grid:
-    """The whole numbers that a column may hold: key step + rest, in ``unit``s.
+    """The numbers that a column may hold: key step + rest, in ``unit``s or 10^-digits.
 
     Attributes:
         step: distance of neighbours, at least 1.
         rest: in [0, step).
         unsigned: whether numbers are unsigned 64-bit ones, shifted by 2^63.
         unit: raw value of 1: 10^-scale of decimals, else 1.
+        digits: decimal digits that floats have, 0 for whole numbers and of other types.
     """
 
     step: int = 1
     rest: int = 0
     unsigned: bool = False
     unit: float = 1.0
+    digits: int = 0
 
     @classmethod
     def of(cls, kind: pa.DataType) -> Grid:
@@ -54,6 +58,11 @@ class Grid:
         unit = 10.0**-kind.scale if pa.types.is_decimal(kind) else 1.0
         step = 86_400_000 if pa.types.is_date64(kind) else 1
         return cls(step=step, unsigned=pa.types.is_uint64(kind), unit=unit)
+
+    @property
+    def spacing(self) -> float:
+        """Distance of neighbours in raw units."""
+        return self.step * self.unit / 10.0**self.digits
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -70,9 +79,30 @@ class Grid:
             return held
         return np.clip(held // self.step, *self.limits)
 
+    def between(self, values: npt.NDArray[Any], keys: Keys, narrow: Any) -> Bools | None:
+        """Which values (n,) are none of the grid's; None for none.
+
+        Args:
+            values: numbers of any type; a NaN is none of the grid's.
+            keys: theirs.
+            narrow: the column's own type; floats are compared in the shorter of both.
+        """
+        if values.dtype.kind != "f" and not self.digits:
+            if self.step == 1:
+                return None
+            apart = self._integers(values) % self.step != self.rest
+        else:
+            kinds = [np.dtype(k) for k in (values.dtype, narrow, float) if np.dtype(k).kind == "f"]
+            kind = min(kinds, key=lambda k: k.itemsize)
+            with np.errstate(over="ignore"):
+                apart = self.values(keys).astype(kind) != values.astype(kind)
+        return apart if apart.any() else None
+
     def values(self, keys: Keys) -> npt.NDArray[Any]:
-        """Values (n,) of keys, uint64 where the grid is unsigned, else int64."""
+        """Values (n,) of keys: float64 of digits, uint64 where unsigned, else int64."""
         held = keys if self.step == 1 else keys * self.step + self.rest
+        if self.digits:
+            return np.asarray(held / 10.0**self.digits)
         return held.view(np.uint64) ^ _FLIP if self.unsigned else held
 
     def raw(self, keys: Keys) -> Floats:
@@ -80,6 +110,9 @@ class Grid:
         return np.asarray(self.values(keys).astype(np.float64) * self.unit)
 
     def _integers(self, values: npt.NDArray[Any]) -> Keys:
+        if self.digits:
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float64) * 10.0**self.digits
         kind = values.dtype.kind
         if kind == "f":
             values = np.rint(np.nan_to_num(values.astype(np.float64)))

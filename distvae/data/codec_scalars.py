@@ -201,15 +201,19 @@ def _in_cells(
     column: Column, x: npt.NDArray[Any], missing: Bools | None, verdicts: Verdicts
 ) -> npt.NDArray[np.float32]:
     assert column.cells is not None
-    grid = column.cells.grid
+    grid, between = column.cells.grid, None
     if grid is not None:
         values = grid.keys(x)
+        between = grid.between(x, values, column.feature.element)
     else:
         values = x.astype(np.float64)
         if missing is not None:
             values = np.where(missing, 0.0, values)
     y, outside = place(column.cells, values)
     _outside(column, outside, missing, verdicts, "outside the range seen in training")
+    if between is not None and grid is not None:
+        rule = f"training saw steps of {grid.spacing:g} only"
+        _outside(column, between & ~outside, missing, verdicts, "between those of training", rule)
     return y
 
 
@@ -223,10 +227,15 @@ def _counts(
 
 
 def _outside(
-    column: Column, outside: Bools, missing: Bools | None, verdicts: Verdicts, found: str
+    column: Column,
+    outside: Bools,
+    missing: Bools | None,
+    verdicts: Verdicts,
+    found: str,
+    rule: str = "",
 ) -> None:
     if missing is not None:
         outside = outside & ~missing
     if outside.any():
-        rule = f"training saw [{column.minimum:g}, {column.maximum:g}]"
+        rule = rule or f"training saw [{column.minimum:g}, {column.maximum:g}]"
         verdicts.meet("out_of_range", outside, column.feature.label, f"value {found}", rule)

@@ -22,26 +22,39 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["writer_options"]
+from distvae.data.arrow_types import without_views
+
+__all__ = ["views_in_structs", "writer_options"]
+
+_WHOLE_ROW_GROUPS = 1 << 30
 
 
 def writer_options(schema: pa.Schema) -> dict[str, Any]:
     """Return the options of ``pq.ParquetWriter`` for tables of ``schema``.
 
     Dictionaries for text, binary and 8-bit integers (Parquet stores those in 4 bytes each); floats
-    uncompressed; statistics for columns that are not lists; page checksums everywhere.
+    uncompressed; statistics for columns that are not lists; page checksums everywhere. Where
+    structs hold views, a column of a row group is written at once.
     """
     leaves = list(zip(_paths(schema), _leaves(schema), strict=True))
     compression = {
         path: "none" if pa.types.is_floating(kind) else "lz4" for path, (kind, _) in leaves
     }
+    more = {"write_batch_size": _WHOLE_ROW_GROUPS} if views_in_structs(schema) else {}
     return {
+        **more,
         "compression": compression or "none",
         "use_dictionary": [path for path, (kind, _) in leaves if _repeats(kind)],
         "write_statistics": [path for path, (_, in_list) in leaves if not in_list],
         "write_page_checksum": True,
         "store_schema": True,
     }
+
+
+def views_in_structs(schema: pa.Schema) -> bool:
+    """Whether some struct holds string views, which Arrow's writer cannot slice."""
+    structs = [f for f in schema if pa.types.is_struct(f.type)]
+    return not without_views(pa.schema(structs)).equals(pa.schema(structs))
 
 
 def _paths(schema: pa.Schema) -> list[str]:

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distvae.data import layout
+from distvae.data.arrow_types import without_views
 from distvae.data.digest import HashingFile
 from distvae.data.fragments import Fragment
 from distvae.data.manifest import FINGERPRINT_KEY, Receipt, receipt_to_json
-from distvae.data.parquet_options import writer_options
+from distvae.data.parquet_options import views_in_structs, writer_options
 from distvae.data.storage import Location, publish, storage_errors, write_bytes
 from distvae.errors import DistvaeError
 
@@ -220,6 +221,8 @@ class _StagedFile:
         joined = pa.concat_tables(self._pending)
         # One chunk per column: pages end where chunks do, and the bytes must not depend on it.
         group = joined.slice(0, rows).combine_chunks()
+        if views_in_structs(self._schema):  # by way of strings they become views without an offset
+            group = group.cast(without_views(self._schema)).combine_chunks().cast(self._schema)
         rest = joined.slice(rows)
         self._pending_rows -= rows
         self._pending = [rest] if self._pending_rows else []

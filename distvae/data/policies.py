@@ -32,7 +32,8 @@ class Policies:
     Attributes:
         unseen: a category that training never saw: ``other`` takes it for one of the rare ones.
         out_of_range: a number outside the range seen in training: ``clip`` keeps it where the
-            column's coding can, at the far end of what it can hold where not.
+            column's coding can, at the far end of what it can hold where not; or one between the
+            numbers of training's grid: ``clip`` takes a neighbour.
         infinite: an infinite number: ``clip`` takes the largest (smallest) value seen.
         wrong_type: a column of another type in some table, where no safe cast exists.
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distvae.data.arrow_types import without_views
 from distvae.data.failures import first_line, is_storage_failure
 from distvae.data.footers import open_parquet
 from distvae.data.fragments import Fragment, Piece
@@ -21,7 +22,7 @@ from distvae.data.schemas import partition_value
 from distvae.data.storage import storage_errors
 from distvae.errors import DataError
 
-__all__ = ["read_fragment", "source_columns", "without_views"]
+__all__ = ["read_fragment", "source_columns"]
 
 _OPEN_AHEAD = 8
 _HELD_BYTES = 32 << 20
@@ -252,12 +253,6 @@ def _in_schema(
         column = batch.column(field.name)
         arrays.append(column if column.type.equals(field.type) else column.cast(field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def without_views(schema: pa.Schema) -> pa.Schema:
-    """Return the schema as tables are read: Arrow cannot take or filter rows of string views."""
-    kinds = [pa.large_string() if f.type.equals(pa.string_view()) else f.type for f in schema]
-    return pa.schema([f.with_type(kind) for f, kind in zip(schema, kinds, strict=True)])
 
 
 def _rechunked(tables: Iterator[pa.Table], rows_per_batch: int) -> Iterator[pa.Table]:

@@ -42,6 +42,7 @@ __all__ = [
     "feature_schema",
     "infer_features",
     "peek_widths",
+    "presence_of",
     "require_known",
     "total_width",
     "type_from_json",
@@ -221,6 +222,16 @@ def total_width(features: Sequence[Feature]) -> int:
                 f"leave it out with --exclude {feature.name}",
             )
     return sum(feature.width for feature in features)
+
+
+def presence_of(feature: Feature, features: Sequence[Feature]) -> Feature | None:
+    """The feature that tells whether the innermost nullable struct around a feature is there."""
+    around = [
+        f
+        for f in features
+        if f.is_presence and not feature.is_presence and f.path == feature.path[: len(f.path)]
+    ]
+    return max(around, key=lambda f: len(f.path), default=None)
 
 
 def feature_schema(features: Sequence[Feature]) -> pa.Schema:

@@ -61,7 +61,8 @@ class Summary:
         m2: (D,) sum of d^2.
         minimum: (D,) smallest observed value, +inf where there are none.
         maximum: (D,) largest observed value, -inf where there are none.
-        all_integer: (D,) whether every observed value is a whole number.
+        digits: (D,) decimal digits that the observed values need, 0 where all are whole numbers
+            (see `distvae.data.tally.Tally`).
         products: (D, D) sum over rows of d_i d_j; None beyond `LARGEST_PCA_WIDTH` elements.
         cross: (D, D) sum of m_i d_j; None when nothing is missing (it is 0 then).
         pairs: (D, D) sum of m_i m_j; None when nothing is missing (it is ``rows`` then).
@@ -73,7 +74,7 @@ class Summary:
     m2: Floats
     minimum: Floats
     maximum: Floats
-    all_integer: Bools
+    digits: npt.NDArray[np.int8]
     products: Floats | None
     cross: Floats | None
     pairs: Floats | None
@@ -82,6 +83,11 @@ class Summary:
     def missing(self) -> npt.NDArray[np.int64]:
         """(D,) values that were null, NaN, or in a null list."""
         return self.rows - self.count
+
+    @property
+    def all_integer(self) -> Bools:
+        """(D,) whether every observed value is a whole number."""
+        return np.asarray(self.digits == 0)
 
 
 def summarise(table: pa.Table, features: Sequence[Feature], skip_infinite: bool = False) -> Summary:
@@ -141,7 +147,7 @@ def merge(a: Summary, b: Summary) -> Summary:
         m2=a.m2 + b.m2 + delta * delta * (a.count * share),
         minimum=np.minimum(a.minimum, b.minimum),
         maximum=np.maximum(a.maximum, b.maximum),
-        all_integer=a.all_integer & b.all_integer,
+        digits=np.maximum(a.digits, b.digits),
         products=moments[0],
         cross=moments[1],
         pairs=moments[2],
@@ -176,7 +182,7 @@ def select(summary: Summary, places: npt.ArrayLike) -> Summary:
         m2=summary.m2[at],
         minimum=summary.minimum[at],
         maximum=summary.maximum[at],
-        all_integer=summary.all_integer[at],
+        digits=summary.digits[at],
         products=square(summary.products),
         cross=square(summary.cross),
         pairs=square(summary.pairs),
@@ -223,7 +229,7 @@ def _summary_of(tally: Tally) -> Summary:
         m2=np.maximum(tally.squares - tally.total * offset, 0.0),
         minimum=tally.minimum,
         maximum=tally.maximum,
-        all_integer=tally.all_integer,
+        digits=tally.digits,
         products=products,
         cross=cross,
         pairs=pairs,

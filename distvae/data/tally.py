@@ -17,10 +17,13 @@ from distvae.data.arrow_values import Bools, Floats, element_slices
 from distvae.data.roles import Feature
 from distvae.errors import DataError
 
-__all__ = ["LARGEST_MAGNITUDE", "Tally", "add_rows", "empty_tally"]
+__all__ = ["LARGEST_MAGNITUDE", "MOST_DIGITS", "Tally", "add_rows", "empty_tally"]
 
 LARGEST_MAGNITUDE = 1e100
 """Larger values are refused in training: their squares must sum up in float64."""
+
+MOST_DIGITS = 4
+"""Decimal digits of floats that are told apart; values with more count as having one more."""
 
 _ROWS_PROBED = 16  # most columns with fractions show one in their first rows
 
@@ -37,7 +40,8 @@ class Tally:
         squares: (D,) sum of d^2.
         minimum: (D,) of the observed values, +inf at first.
         maximum: (D,) of the observed values, -inf at first.
-        all_integer: (D,) whether all observed values are whole.
+        digits: (D,) least d for which all observed values are multiples of 10^-d, 0 of types
+            without fractions; ``MOST_DIGITS`` + 1 where there is none, and for other vectors.
         products: (D, D) sum of d_i d_j, or None when not wanted.
         cross: (D, D) sum of m_i d_j, once something is missing.
         pairs: (D, D) sum of m_i m_j, once something is missing.
@@ -50,7 +54,7 @@ class Tally:
     squares: Floats
     minimum: Floats
     maximum: Floats
-    all_integer: Bools
+    digits: npt.NDArray[np.int8]
     products: Floats | None
     cross: Floats | None = None
     pairs: Floats | None = None
@@ -66,7 +70,7 @@ def empty_tally(width: int, second_moments: bool) -> Tally:
         squares=np.zeros(width),
         minimum=np.full(width, np.inf),
         maximum=np.full(width, -np.inf),
-        all_integer=np.ones(width, np.bool_),
+        digits=np.zeros(width, np.int8),
         products=np.zeros((width, width)) if second_moments else None,
     )
 
@@ -89,7 +93,7 @@ def add_rows(tally: Tally, x: Floats, features: Sequence[Feature]) -> None:
     _refuse_huge(low, high, features)
     np.minimum(tally.minimum, low, out=tally.minimum)
     np.maximum(tally.maximum, high, out=tally.maximum)
-    _note_fractions(tally, x, features)
+    _note_digits(tally, x, features)
     _set_base(tally, x, mask, count)
     x -= tally.base
     if mask is not None:
@@ -144,17 +148,29 @@ def _set_base(tally: Tally, x: Floats, mask: Bools | None, count: npt.NDArray[np
     tally.base[fresh] = first + part.sum(axis=0) / count[fresh]
 
 
-def _note_fractions(tally: Tally, x: Floats, features: Sequence[Feature]) -> None:
-    """Clear ``all_integer`` where a value is not whole; missing values are 0 here."""
+def _note_digits(tally: Tally, x: Floats, features: Sequence[Feature]) -> None:
+    """Raise ``digits`` to what the values need; missing values are 0 here."""
     floats = [np.full(feature.width, feature.element.kind == "f") for feature in features]
-    open_ = np.flatnonzero(tally.all_integer & np.concatenate(floats))
+    scalars = [np.full(feature.width, feature.is_scalar) for feature in features]
+    single = [np.full(feature.width, feature.element == np.float32) for feature in features]
+    held, alone, narrow = (np.concatenate(flags) for flags in (floats, scalars, single))
     for rows in (x[:_ROWS_PROBED], x):
-        if not open_.size:
-            return
-        part = rows if open_.size == x.shape[1] else rows[:, open_]
-        whole = (part == np.rint(part)).all(axis=0)
-        tally.all_integer[open_] = whole
-        open_ = open_[whole]
+        for digits in range(MOST_DIGITS + 1):
+            open_ = np.flatnonzero((tally.digits == digits) & held)
+            if not open_.size:
+                continue
+            part = rows if open_.size == x.shape[1] else rows[:, open_]
+            more = open_[~_have_digits(part, digits, narrow[open_])]
+            tally.digits[more] = np.where(alone[more], digits + 1, MOST_DIGITS + 1)
+
+
+def _have_digits(x: Floats, digits: int, narrow: Bools) -> Bools:
+    """Whether all values of each element (n, w) are multiples of 10^-digits, in its own type."""
+    if digits == 0:
+        return np.asarray((x == np.rint(x)).all(axis=0))
+    nearest = np.rint(x * 10.0**digits) / 10.0**digits
+    nearest[:, narrow] = nearest[:, narrow].astype(np.float32)
+    return np.asarray((x == nearest).all(axis=0))
 
 
 def _refuse_huge(low: Floats, high: Floats, features: Sequence[Feature]) -> None:

@@ -116,7 +116,7 @@ class CellSpace(nn.Module):
     drawn: Tensor
     largest_y: Tensor
     is_wide: Tensor
-    likeliest: Tensor
+    middle: Tensor
 
     def __init__(self, columns: Sequence[Cells]) -> None:
         super().__init__()
@@ -148,7 +148,8 @@ class CellSpace(nn.Module):
             "end": np.append(edges[1:], self.class_count),
             "drawn": own_cell,
             "is_wide": (low < high)[order],
-            "likeliest": np.lexsort((-share[order], owner))[start],
+            # In the middle of each class's likeliest cell.
+            "middle": own_cell[np.lexsort((-share[order], owner))[start]] + 0.5,
             "low": low,
             "high": high,
             # As float32 holds it: the next number is in the next cell.
@@ -190,7 +191,7 @@ class CellSpace(nn.Module):
 
     def center(self, chosen: Tensor) -> Tensor:
         """Return y in the middle of the likeliest cell of classes, numbered through; float64."""
-        return self.drawn[self.likeliest[chosen]].double() + 0.5
+        return self.middle[chosen]
 
 
 def log_masses(columns: Sequence[Cells]) -> Tensor:

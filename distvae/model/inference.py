@@ -31,6 +31,7 @@ __all__ = [
     "decode_rows",
     "encode_rows",
     "one_intra_op_thread",
+    "rows_per_draw",
     "run_blocks",
 ]
 
@@ -128,17 +129,25 @@ def decode_rows(
         if told is not None and len(conditions):
             known = torch.nan_to_num(told)
             context = model.context(known, ~torch.isnan(told))
-        params = model.decode(_aligned(latents), context)
         if draw is None:
-            result = model.reconstruction_mean(params)
+            result = model.reconstruction_mean(model.decode(_aligned(latents), context))
         else:
-            result = model.sample_data(params, draw)
+            result = model.sample_data(model.decode_to_draw(_aligned(latents), context), draw)
         if known is not None:
             result[:, conditions] = known[:, conditions]
         return (result,)
 
     widths, arrays = (model.architecture.width,), [z, noise, given]
-    return run_blocks(decode, arrays, widths, device, precision, threads=threads)[0]
+    size = None if noise is None or torch.device(device).type != "cpu" else rows_per_draw(model)
+    return run_blocks(decode, arrays, widths, device, precision, size, threads)[0]
+
+
+def rows_per_draw(model: LatentModel) -> int:
+    """Return the rows of a block that draws on a CPU: 2 B, or B for a model of pictures.
+
+    Heads over cells make a call for every level of their classes, whatever the rows.
+    """
+    return ROWS_PER_BLOCK if model.architecture.images else 2 * ROWS_PER_BLOCK
 
 
 def run_blocks(

@@ -96,6 +96,13 @@ class LatentModel(nn.Module):
         """
         raise NotImplementedError
 
+    def decode_to_draw(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return ``decode(z, context)`` for ``z (n, k)``, laid out in memory for ``sample_data``.
+
+        The last bits may differ from those of ``decode``.
+        """
+        return self.decode(z, context)
+
     @property
     def has_prior_gap(self) -> bool:
         """Whether the KL of ``terms`` and of posteriors, which is to N(0, I), is not the prior's.

@@ -75,6 +75,14 @@ class MLP(nn.Module):
         result: Tensor = self.layers(x)
         return result
 
+    def by_column(self, x: Tensor) -> Tensor:
+        """Return ``forward(x)`` of ``x (n, inputs)``, each output's rows side by side in memory.
+
+        The last bits may differ from those of ``forward``.
+        """
+        hidden = self.layers[:-1](x)
+        return torch.addmm(self.last.bias[:, None], self.last.weight, hidden.t()).t()
+
     def set_output_bias(self, bias: Tensor) -> None:
         """Start the output at ``bias (outputs,)``."""
         with torch.no_grad():

@@ -45,8 +45,9 @@ def generator(seed: int, stream: str, block: int) -> np.random.Generator:
     """
     name = np.frombuffer(hashlib.sha256(stream.encode()).digest()[:16], dtype="<u4")
     words = [*_two_words("seed", seed), *(int(word) for word in name), *_two_words("block", block)]
-    key = np.random.SeedSequence(words).generate_state(2, np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    # As an array, and not by way of ``Philox(key=...)``, which asks the system for a seed first.
+    key = np.random.SeedSequence(np.array(words, np.uint32))
+    return np.random.Generator(np.random.Philox(key))
 
 
 def normal(seed: int, stream: str, block: int, rows_per_block: int, columns: int) -> Float32Array:

@@ -28,6 +28,7 @@ class Objective:
         kl: ``analytic``, or ``sampled`` from the m samples.
         free_bits: nats of KL per row and dimension that cost nothing.
         doubly: whether the bound's gradient is doubly reparameterised.
+        weights: ``(F,)`` of the features' log p(x|z), for the ELBO; None: all 1.
     """
 
     name: str = "elbo"
@@ -36,6 +37,7 @@ class Objective:
     kl: str = "analytic"
     free_bits: float = 0.0
     doubly: bool = False
+    weights: Tensor | None = None
 
     @property
     def samples(self) -> int:
@@ -58,7 +60,9 @@ class Bound:
     kl: Tensor
 
 
-def elbo(terms: Terms, kl_weight: float = 1.0, free_bits: float = 0.0) -> Tensor:
+def elbo(
+    terms: Terms, kl_weight: float = 1.0, free_bits: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
     """Evidence lower bound per row, E_q[log p(x|z)] - kl_weight * KL(q(z|x) || p(z)), in nats.
 
     Where the prior p is not N(0, I) the KL to it is that to N(0, I) plus ``terms.prior_gap``.
@@ -66,13 +70,15 @@ def elbo(terms: Terms, kl_weight: float = 1.0, free_bits: float = 0.0) -> Tensor
     Kingma & Welling 2014, equation 3; with another weight than 1 Higgins et al. 2017 (beta-VAE),
     and then no longer a bound when below 1. ``free_bits`` F counts every dimension's KL as at
     least F (Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow",
-    equation 15, per row instead of per minibatch: no loss couples rows here).
+    equation 15, per row instead of per minibatch: no loss couples rows here). ``weights (F,)``
+    multiply the features' parts of the reconstruction, for which ``terms.per_feature`` is needed.
 
     Returns:
         ``(n,)``; the loss is minus its mean over rows.
     """
     kl = terms.kl.clamp(min=free_bits) if free_bits > 0 else terms.kl
-    return terms.reconstruction - kl_weight * _with_gap(kl.sum(-1), terms.prior_gap)
+    reconstruction = _weighted(terms.reconstruction, terms.per_feature, weights)
+    return reconstruction - kl_weight * _with_gap(kl.sum(-1), terms.prior_gap)
 
 
 def lower_bound(
@@ -98,14 +104,18 @@ def lower_bound(
     if objective.name == "iwae":
         return _importance_weighted(model, posterior, y, observed, eps, objective, kl_weight)
     if objective.kl == "analytic":
-        terms = model.terms_of(posterior, y, observed, eps)
-        value = elbo(terms, kl_weight, objective.free_bits)
+        weights = objective.weights
+        terms = model.terms_of(posterior, y, observed, eps, per_feature=weights is not None)
+        value = elbo(terms, kl_weight, objective.free_bits, weights)
         return Bound(value, terms.reconstruction, _with_gap(terms.kl.sum(-1), terms.prior_gap))
     z = posterior.sample(eps)
     params = model.decode(z, model.context(y, observed))
-    reconstruction = model.log_likelihood(y, observed, params).mean(0)
+    elementwise = model.elementwise(y, observed, params)
+    reconstruction = elementwise.sum(-1).mean(0)
+    per_feature = model.observation.per_feature(elementwise).mean(0)
+    counted = _weighted(reconstruction, per_feature, objective.weights)
     kl = _with_gap(-posterior.log_ratio(z, eps), _gap(model, z)).mean(0)
-    return Bound(reconstruction - kl_weight * kl, reconstruction, kl)
+    return Bound(counted - kl_weight * kl, reconstruction, kl)
 
 
 def _importance_weighted(
@@ -153,6 +163,13 @@ def _doubly(
         z.register_hook(lambda gradient: gradient * weights[..., None])
     surrogate = (weights * log_weight).sum(0) / objective.mc_samples
     return surrogate + (value - surrogate).detach()
+
+
+def _weighted(reconstruction: Tensor, parts: Tensor | None, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return reconstruction
+    assert parts is not None
+    return parts @ weights.to(parts)
 
 
 def _gap(model: LatentModel, z: Tensor) -> Tensor | None:

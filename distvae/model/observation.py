@@ -209,6 +209,8 @@ class Observation(nn.Module):
 
     def per_feature(self, elementwise: Tensor) -> Tensor:
         """Sum ``(n, D)`` within features, ``(n, F)``."""
+        if elementwise.shape[-1] == self.feature_count:
+            return elementwise
         zeros = elementwise.new_zeros(*elementwise.shape[:-1], self.feature_count)
         return zeros.index_add(-1, self.feature_of_element, elementwise)
 

@@ -39,7 +39,7 @@ Float64Array = NDArray[np.float64]
 class Prior:
     """A distribution over codes; without arguments N(0, I), in any number of dimensions.
 
-    The numbers are float32, as they are stored, and all arithmetic is float64.
+    The numbers are float32, as they are stored; densities are computed in float64.
 
     Attributes:
         weights: ``(M,)`` share of each component; they sum to 1.
@@ -233,15 +233,17 @@ def from_standardised(
 
 def _moved(
     eps: Float32Array, chosen: NDArray[np.int64], means: Float32Array, columns: list[Float32Array]
-) -> Float64Array:
+) -> Float32Array:
     """Return m_c + L_c eps ``(n, k)``, summed over L's columns in order, each row by itself.
 
     ``columns[j]`` is column j of all factors from the diagonal down, ``(k - j, M)``.
     """
-    source = np.ascontiguousarray(eps.T, np.float64)
-    result = means.T.astype(np.float64).take(chosen, axis=1)
-    for j, (values, column) in enumerate(zip(source, columns, strict=True)):
-        result[j:] += column.astype(np.float64).take(chosen, axis=1) * values
+    # What is chosen is in range; to clip it is cheaper than to make sure.
+    result = np.ascontiguousarray(means.T).take(chosen, axis=1, mode="clip")
+    for j, (values, column) in enumerate(zip(np.ascontiguousarray(eps.T), columns, strict=True)):
+        step = column.take(chosen, axis=1, mode="clip")
+        step *= values
+        result[j:] += step
     return np.asarray(result.T)
 
 

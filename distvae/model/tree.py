@@ -16,14 +16,12 @@ from torch import Tensor, nn
 
 from distvae.model.categorical import (
     LARGEST_LOGIT,
-    LARGEST_U,
     CellHead,
-    inverse_cdf,
     means_of_classes,
-    rest_of,
 )
 from distvae.model.cells import log_masses
 from distvae.model.densities import normal_cdf
+from distvae.model.drawing import Ladder, rows_last
 from distvae.model.heads import Elements
 
 __all__ = ["RANK", "TreeSoftmax"]
@@ -48,6 +46,8 @@ class TreeSoftmax(CellHead):
         classes = self.columns[0].classes
         self.members = math.ceil(math.sqrt(classes))
         self.groups = math.ceil(classes / self.members)
+        self.group_ladder = Ladder([self.groups])
+        self.member_ladder = Ladder([self.members])
         exists = torch.arange(self.groups * self.members) < classes
         self.register_buffer("exists", exists.unflatten(0, (self.groups, -1)), persistent=False)
         self.register_buffer("means", means_of_classes(self.columns), persistent=False)
@@ -128,17 +128,19 @@ class TreeSoftmax(CellHead):
     def _draw(self, params: Tensor, u: Tensor) -> Tensor:
         """Find the group that holds u, and go on inside it with what is left."""
         odds = _bounded(params[..., : self.groups]).exp()
-        group, left = _step(odds, u)
+        group, left = _step(odds, u, self.group_ladder)
         odds = self._member_logits(params, group).exp()
-        member, left = _step(odds, left)
+        member, left = _step(odds, left, self.member_ladder)
         y = self.space.place(group * self.members + member, left)
         return y[..., None].to(params.dtype)
 
 
-def _step(odds: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    own, numbers = odds[..., None, :], u[..., None]
-    chosen, upto = inverse_cdf(own, numbers.clamp(max=LARGEST_U).to(odds.dtype))
-    return chosen[..., 0], rest_of(numbers, chosen, upto, own)[..., 0]
+def _step(odds: Tensor, u: Tensor, ladder: Ladder) -> tuple[Tensor, Tensor]:
+    """Return which of ``odds (..., K)`` holds ``u (...)``, and what is left of u in it."""
+    upto, numbers = rows_last(odds).clone(), u.reshape(1, -1)
+    chosen = ladder.find(upto, numbers)
+    left = ladder.rest(numbers, chosen, upto, torch.zeros_like(chosen[:, 0]))
+    return chosen.reshape(u.shape), left.reshape(u.shape)
 
 
 def _bounded(logits: Tensor) -> Tensor:

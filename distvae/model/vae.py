@@ -143,12 +143,21 @@ class VAE(LatentModel):
         Raises:
             ValueError: the model has conditions and there is no context.
         """
-        if self.conditioner is not None:
-            if context is None:
-                raise ValueError("decode: a model with conditions needs their context beside z")
-            z = torch.cat([z, context.to(z).expand(*z.shape[:-1], context.shape[-1])], dim=-1)
-        params: Tensor = self.decoder(z).to(z.dtype)
+        params: Tensor = self.decoder(self._decoder_input(z, context)).to(z.dtype)
         return params
+
+    def decode_to_draw(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return ``decode(z, context)`` for ``z (n, k)``, column by column in memory."""
+        if not isinstance(self.decoder, MLP):
+            return self.decode(z, context)
+        return self.decoder.by_column(self._decoder_input(z, context)).to(z.dtype)
+
+    def _decoder_input(self, z: Tensor, context: Tensor | None) -> Tensor:
+        if self.conditioner is None:
+            return z
+        if context is None:
+            raise ValueError("decode: a model with conditions needs their context beside z")
+        return torch.cat([z, context.to(z).expand(*z.shape[:-1], context.shape[-1])], dim=-1)
 
     def raw_error(self, params: Tensor, y: Tensor) -> Tensor:
         """Return E[x | z] - x in raw units ``(..., D)`` float64, 0 where not ``measured``."""

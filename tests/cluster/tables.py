@@ -1,4 +1,4 @@
-"""A table of every kind of column, with holes, whose columns depend on each other."""
+"""Tables of every kind of column, with holes, whose columns depend on each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["SCHEMA", "mixed_table"]
+__all__ = ["SCHEMA", "many_categories", "mixed_table", "pictures", "with_views"]
 
 _TOWNS = tuple(f"town {i:02d}" for i in range(40))
 _ZONE = "Europe/Amsterdam"
@@ -83,3 +83,51 @@ def mixed_table(rows: int, seed: int = 0) -> pa.Table:
 
 def _array(values: object, kind: pa.DataType) -> pa.Array:
     return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
+def many_categories(rows: int, seed: int = 0, categories: int = 320) -> pa.Table:
+    """A shop of many, one of four regions that it lies in, its sales, and prices in cents."""
+    random = np.random.default_rng(seed)
+    shares = 1 / np.arange(1, categories + 1) ** 0.1
+    shop = random.choice(categories, rows, p=shares / shares.sum())
+    region = (shop * 7) % 4
+    return pa.table(
+        {
+            "shop": pa.array([f"shop {i:03d}" for i in shop], mask=random.random(rows) < 0.1),
+            "region": [("north", "south", "east", "west")[i] for i in region],
+            "sales": random.normal(10 * region, 1),
+            "price": np.round(random.gamma(2, 10, rows), 2),
+        }
+    )
+
+
+def pictures(rows: int, seed: int = 0) -> pa.Table:
+    """Pictures of 8x8 bytes, dark or light, beside what is known of them, some of it missing."""
+    random = np.random.default_rng(seed)
+    light = random.random(rows) < 0.3
+    pixels = np.where(light[:, None], 180, 60) + random.normal(0, 20, (rows, 64))
+    flat = pa.array(np.clip(pixels, 0, 255).astype(np.uint8).ravel())
+    owner = [{"name": f"owner {i}"} for i in random.integers(0, 5, rows).tolist()]
+    gone = (random.random(rows) < 0.4).tolist()
+    return pa.table(
+        {
+            "light": pa.array(light, mask=random.random(rows) < 0.25),
+            "weight": pa.array(random.lognormal(0, 1, rows), mask=random.random(rows) < 0.15),
+            "owner": [None if lost else one for one, lost in zip(owner, gone, strict=True)],
+            "pixels": pa.FixedSizeListArray.from_arrays(flat, 64),
+        }
+    )
+
+
+def with_views(rows: int, seed: int = 0) -> pa.Table:
+    """String views, alone and in structs in structs, as some libraries write them."""
+    random = np.random.default_rng(seed)
+    words = [("ash", "birch", "cedar")[i] for i in random.integers(0, 3, rows).tolist()]
+    inner = pa.StructArray.from_arrays(
+        [pa.array(words, pa.string_view()), pa.array(random.integers(0, 9, rows))],
+        fields=[pa.field("tree", pa.string_view()), pa.field("n", pa.int64())],
+        mask=pa.array(random.random(rows) < 0.2),
+    )
+    outer = pa.StructArray.from_arrays([inner], ["inner"])
+    plain = pa.array([word[0] for word in words], pa.string_view())
+    return pa.table({"letter": plain, "outer": outer, "x": random.normal(size=rows)})

@@ -16,6 +16,7 @@ from distvae.defaults import TrainSettings
         ({}, "trained on the ELBO, analytic KL, KL weight 1"),
         ({"kl": "sampled", "mc_samples": 4}, "ELBO, sampled KL, 4 Monte-Carlo samples, KL weight"),
         ({"kl_warmup": 5, "free_bits": 0.5}, "rising over 5 epochs, 0.5 nats per dimension free"),
+        ({"column_weights": "entropy"}, "KL, columns of high entropy weighted less, KL weight 1"),
         (
             {"kl_schedule": "cyclic", "kl_warmup": 5, "kl_cycle": 10},
             "KL weight 1, rising over 5 epochs of every 10",

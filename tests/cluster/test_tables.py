@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,11 @@ def test_embed_takes_rows_with_holes_and_counts_odd_values(
     towns = ["Atlantis", *odd.column("town").to_pylist()[1:]]
     ages = [200, *odd.column("age").to_pylist()[1:]]
     incomes = [*odd.column("income").to_pylist()[:99], float("inf")]
-    for name, values in (("town", towns), ("age", ages), ("income", incomes)):
+    joined = odd.column("joined").to_pylist()
+    late = next(row for row in range(5, 90) if joined[row] is not None)
+    joined[late] += dt.timedelta(seconds=1)  # training saw whole hours
+    changed = {"town": towns, "age": ages, "income": incomes, "joined": joined}
+    for name, values in changed.items():
         place = odd.schema.get_field_index(name)
         odd = odd.set_column(
             place, odd.schema.field(name), pa.array(values, odd.schema.field(name).type)
@@ -105,16 +110,17 @@ def test_embed_takes_rows_with_holes_and_counts_odd_values(
     result = run("embed", out=tmp_path / "e", max_rejected=1.0, **options)
     assert (result["rows_out"], result["rows_rejected"]) == (99, 1)
     counts = {name: n for name, n in result.items() if name.startswith("values_")}
-    assert counts == {"values_unseen": 1, "values_out_of_range": 1, "values_infinite": 1}
+    assert counts == {"values_unseen": 1, "values_out_of_range": 2, "values_infinite": 1}
     manifest = pq.read_table(tmp_path / "e" / "_manifest.parquet")
     assert manifest.column("summary_values_unseen").to_pylist() == [1.0]
+    assert manifest.column("summary_values_out_of_range").to_pylist() == [2.0]
     result = run("embed", out=tmp_path / "clip", on_infinite="clip", **options)
     assert result["rows_out"] == 100
     options["max_rejected"] = 1.0
     result = run(
         "embed", out=tmp_path / "r", on_unseen="reject", on_out_of_range="reject", **options
     )
-    assert result["rows_out"] == 98
+    assert result["rows_out"] == 97
     for option, named in (
         ("on_unseen", "Atlantis"),
         ("on_out_of_range", "age"),

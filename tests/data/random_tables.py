@@ -81,14 +81,16 @@ def _floats(draw: st.DrawFn, kind: pa.DataType, rng: np.random.Generator, size: 
     info = np.finfo(dtype)
     top = min(float(info.max), 1e100)  # training refuses more
     extremes = [top, -top, info.smallest_subnormal, 0.0, -0.0]
-    style = draw(st.sampled_from(["normal", "extreme", "whole", "heavy"]))
+    style = draw(st.sampled_from(["normal", "extreme", "whole", "heavy", "cents"]))
     x = rng.normal(size=size)
     if style == "extreme":
         x = np.concatenate([extremes, x])
     if style == "whole":
         x = np.rint(x * 100)
+    if style == "cents":
+        x = np.rint(x * 1000) / 100
     if style == "heavy":
-        x = np.exp(x * 3)
+        x = np.minimum(np.exp(x * 3), top)
     return pa.array(x.astype(dtype), kind)
 
 

@@ -69,6 +69,7 @@ def test_specs_are_plain_json() -> None:
         "dtype": "float32",
         "coding": "standard",
         "companion_of": None,
+        "inside": None,
         "measured": True,
         "cells": None,
     }

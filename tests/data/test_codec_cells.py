@@ -10,6 +10,7 @@ import pytest
 
 from distvae.data.codec import (
     Codec,
+    Policies,
     decode,
     encode,
     feature_specs,
@@ -136,3 +137,114 @@ def test_profiles_of_a_sample_are_enough() -> None:
     assert encoded.counts["out_of_range"] == 0
     back = decode(codec, encoded.blocks[0]).column("x").to_numpy()
     assert back.min() >= x.min() and back.max() <= x.max()
+
+
+BETWEEN = {
+    "whole floats": (pa.array(np.arange(300.0)), pa.array([3.7, 4.0, None, GAP]), [4.0, 4.0]),
+    "whole numbers": (pa.array(np.arange(300)), pa.array([3.7, 4.0, None, GAP]), [4, 4]),
+    "steps": (pa.array(np.arange(300) * 5), pa.array([7, 10, None, None]), [5, 10]),
+    "unsigned steps": (
+        pa.array(np.arange(300, dtype=np.uint64) * np.uint64(5) + np.uint64(2**63)),
+        pa.array([2**63 + 6, 2**63 + 5, None, None], pa.uint64()),
+        [2**63 + 5, 2**63 + 5],
+    ),
+    "prices": (
+        pa.array(np.arange(300) / 100),
+        pa.array([1.234, 1.23, None, GAP]),
+        [1.23, 1.23],
+    ),
+    "short prices": (
+        pa.array(np.arange(300) / 100, pa.float32()),
+        pa.array([1.234, 1.23, None, GAP]),
+        [np.float32(1.23), np.float32(1.23)],
+    ),
+    "prices by whole numbers": (
+        pa.array(np.arange(300) / 20),
+        pa.array([1.0, 2.0, None, None]).cast(pa.int64()),
+        None,
+    ),
+    "instants": (
+        pa.array(np.arange(300) * 86_400).cast(pa.timestamp("s")),
+        pa.array([86_400 * 7 + 5, 86_400, None, None]).cast(pa.timestamp("s")),
+        [7 * 86_400, 86_400],
+    ),
+}
+
+
+@pytest.mark.parametrize(("train", "later", "back"), BETWEEN.values(), ids=BETWEEN)
+def test_values_between_those_of_the_grid_are_counted(
+    train: pa.Array, later: pa.Array, back: list[float] | None
+) -> None:
+    codec = celled(pa.table({"x": train}))
+    assert not any(encode(codec, pa.table({"x": train})).counts.values())
+    table = pa.table({"x": later, "other": pa.nulls(4)})
+    encoded = encode(codec, table)
+    assert encoded.counts["out_of_range"] == (back is not None)
+    if back is None:
+        return
+    found = decode(codec, encoded.blocks[0]).column("x").slice(0, 2)
+    kept = found.cast(pa.int64()) if pa.types.is_temporal(found.type) else found
+    assert kept.to_pylist() == back
+    rejected = encode(codec, table, Policies(out_of_range="reject"))
+    assert rejected.rejected[:2].tolist() == [True, False]
+    assert rejected.reasons[0].startswith("column 'x': value between those of training")
+    with pytest.raises(
+        DataError, match=r"value between those .* training saw steps of [\d.]+ only"
+    ):
+        encode(codec, table, Policies(out_of_range="error"))
+
+
+def test_values_of_another_width_are_none_between() -> None:
+    """A price in float32 is no other price than the float64 that it was, and the other way."""
+    prices = pa.array(np.arange(300) / 100)
+    for kind in (pa.float32(), pa.float64()):
+        codec = celled(pa.table({"x": prices.cast(kind)}))
+        for other in (pa.float32(), pa.float64()):
+            assert not any(encode(codec, pa.table({"x": prices.cast(other)})).counts.values())
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("digits", [1, 2, 3, 4])
+def test_floats_of_few_digits_come_back_with_them(kind: pa.DataType, digits: int) -> None:
+    """Decoded values, drawn ones too, are the very floats that the digits stand for."""
+    rng = np.random.default_rng(digits)
+    keys = np.concatenate([rng.integers(-200_000, 200_000, 3000), [0, 1]])
+    train = pa.table({"x": pa.array(keys / 10.0**digits).cast(kind)})
+    codec = Codec.from_json(celled(train).to_json())
+    (column,) = codec.columns
+    assert column.cells is not None
+    assert column.cells.grid is not None
+    assert column.cells.grid.digits == digits
+    y = rng.uniform(0, column.cells.count, (5000, 1)).astype(np.float32)
+    texts = [f"{v:.{digits}f}" for v in decode(codec, y).column("x").to_pylist()]
+    assert (
+        decode(codec, y)
+        .column("x")
+        .equals(pa.chunked_array([pa.array([float(t) for t in texts]).cast(kind)]))
+    )
+    spec = feature_specs(codec)[0]["cells"]
+    assert spec["whole"]
+    inside = [low <= 0.0 <= high for low, high in zip(spec["low"], spec["high"], strict=True)]
+    assert sum(inside) == 1
+    exact = encode(codec, train)
+    assert exact.counts["out_of_range"] == 0
+    span = column.cells.spans[np.floor(exact.blocks[0][:, 0]).astype(int)]
+    same = np.equal(decode(codec, exact.blocks[0]).column("x"), train.column("x"))
+    assert same[span < 4096].all()
+
+
+def test_floats_that_have_digits_by_chance_or_too_many_have_intervals() -> None:
+    rng = np.random.default_rng(0)
+    for values in (
+        rng.normal(size=500),
+        np.append(np.arange(300) / 100, 0.12345),
+        rng.uniform(2.0**40, 2.0**41, 500),
+        np.arange(300) / 4 + 2.0**50,
+    ):
+        (column,) = celled(pa.table({"x": values})).columns
+        assert column.cells is not None
+        assert not column.cells.whole
+    # As float32, all numbers beyond 2^14 are multiples of 10^-4.
+    (column,) = celled(pa.table({"x": rng.uniform(2e4, 3e4, 500).astype(np.float32)})).columns
+    assert column.cells is not None
+    assert not column.cells.whole

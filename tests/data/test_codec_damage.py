@@ -56,6 +56,7 @@ TRAIN = pa.table(
         (["columns", 0, "cells", "grid", "rest"], 1),
         (["columns", 0, "cells", "grid", "unsigned"], True),
         (["columns", 0, "cells", "grid", "unit"], 0.1),
+        (["columns", 0, "cells", "grid", "digits"], 1),
         (["columns", 0, "cells", "counts", 1], 0),
         (["columns", 0, "cells", "counts", 1], -1),
         (["columns", 0, "cells", "counts"], [1]),
@@ -95,5 +96,5 @@ def test_damaged_cells_are_refused(path: list[Any], value: Any) -> None:
 
 def test_codecs_of_before_are_refused() -> None:
     held = json.loads(celled(TRAIN).to_json()) | {"format": 1}
-    with pytest.raises(DataError, match="codec: has format 1; must be 2; train again"):
+    with pytest.raises(DataError, match="codec: has format 1; must be 3; train again"):
         Codec.from_json(json.dumps(held))

@@ -75,6 +75,10 @@ def test_structs_are_read_and_rebuilt() -> None:
     assert codec.sources == ("address", "x")
     back = decode(codec, encode(codec, table).blocks[0])
     assert back.equals(table)
+    inside = {spec["name"]: spec["inside"] for spec in feature_specs(codec)}
+    there = {"column": "address is present", "class": 0}
+    assert inside.pop("address is present") is inside.pop("x") is None
+    assert inside == dict.fromkeys(["address.city", "address.n", "address.city is missing"], there)
 
 
 def test_fills_replace_what_is_missing_and_nothing_else() -> None:

@@ -269,3 +269,22 @@ def test_uint8_vectors_are_small(tmp_path: Path) -> None:
         writer.write(table)
         receipt = writer.commit(rows)
     assert receipt.bytes < 1.3 * rows * width
+
+
+def test_views_in_structs_are_written_in_row_groups(directory: Location, tmp_path: Path) -> None:
+    """Arrow's writer cannot slice them."""
+    words = pa.array([f"word {i}, longer than a view holds" for i in range(2500)])
+    mask = pa.array([i % 3 == 0 for i in range(2500)])
+    inner = pa.StructArray.from_arrays([words.cast(pa.string_view())], ["word"], mask=mask)
+    table = pa.table({"s": pa.StructArray.from_arrays([inner], ["inner"]), "n": range(2500)})
+    names = []
+    for cut in (700, 2500):
+        writer = PartWriter(directory, plan()[0], PRINT, table.schema, FOOTER, 1200)
+        with writer:
+            writer.write(table.slice(0, cut))
+            writer.write(table.slice(cut))
+            names.append(writer.commit(2500).sha256)
+        written = pq.ParquetFile(next((tmp_path / "out" / "data").iterdir()))
+        assert written.num_row_groups == 3
+        assert written.read().equals(table)
+    assert names[0] == names[1]

@@ -14,6 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from distvae.data.codec import Codec, Column, decode, encode, feature_specs
+from distvae.data.codec_numbers import Grid
 from distvae.data.flatten import flatten_table
 from tests.data.codec_cases import celled, standardised
 from tests.data.random_tables import tables
@@ -68,7 +69,7 @@ def _check(column: Column, x: pa.ChunkedArray, back: pa.ChunkedArray, y: np.ndar
     if not len(x):
         return
     cell = np.floor(y).astype(int)
-    step = cells.grid.step if cells.grid else 0
+    step = _spacing(cells.grid) if cells.grid else 0
     span = cells.spans[cell] if cells.whole else None
     exact = cells.points[cell] if span is None else span < 4096
     assert (x[exact] == back[exact]).all()
@@ -86,8 +87,16 @@ def column_limits(column: Column) -> tuple[Any, Any]:
     cells = column.cells
     if cells.whole:
         ends = np.array([cells.lo[cells.seen][0], cells.hi[cells.seen][-1]])
-        return tuple(int(v) for v in cells.grid.values(ends))
+        values = cells.grid.values(ends)
+        if cells.grid.digits:
+            return tuple(values.astype(column.feature.element).tolist())
+        return tuple(int(v) for v in values)
     return column.minimum, column.maximum
+
+
+def _spacing(grid: Grid) -> float:
+    """Of neighbours, in the units of `_raw`."""
+    return grid.spacing if grid.digits else grid.step
 
 
 def _raw(array: pa.ChunkedArray) -> list[Any]:

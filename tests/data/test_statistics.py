@@ -324,6 +324,29 @@ def test_no_measured_feature_gives_an_empty_summary() -> None:
     assert summary_from_bytes(summary_to_bytes(summary)).rows == 2
 
 
+def test_decimal_digits_are_noticed_and_merged() -> None:
+    table = pa.table(
+        {
+            "whole": [1.0, 2.0, None, 7.0],
+            "tenths": pa.array([1.5, 2.0, None, 0.3], pa.float32()),
+            "cents": [0.5, 0.07, float("nan"), 12.34],
+            "many": [0.5, 1 / 3, 0.25, 1.0],
+            "days": [1, 2, 3, 4],
+            "v": pa.array([[0.5], [1.0], [2.0], [3.0]], pa.list_(pa.float64(), 1)),
+        }
+    )
+    features = features_of(table)
+    assert [f.name for f in features] == table.column_names
+    whole = summarise(table, features)
+    assert whole.digits.tolist() == [0, 1, 2, 5, 0, 5]
+    assert whole.all_integer.tolist() == [True, False, False, False, True, False]
+    parts = [summarise(table.slice(i, 1), features) for i in range(4)]
+    assert [part.digits[2] for part in parts] == [1, 2, 0, 2]
+    assert reduce(merge, parts).digits.tolist() == whole.digits.tolist()
+    many = pa.table({"x": np.append(np.arange(20_000) / 10, 0.001)})
+    assert summarise(many, features_of(many)).digits.tolist() == [3]
+
+
 def test_infinite_values_can_be_skipped() -> None:
     table = pa.table({"x": [1.0, np.inf, 2.5, -np.inf, None], "n": [1, 2, 3, 4, 5]})
     finite = pa.table({"x": [1.0, None, 2.5, None, None], "n": [1, 2, 3, 4, 5]})

@@ -11,6 +11,7 @@ from torch import Tensor
 from distvae.model.latent import Terms
 from distvae.model.objectives import Bound, Objective, elbo, kl_weight_at, lower_bound
 from distvae.model.vae import VAE
+from tests.model.cell_cases import cell_table, draw_y
 from tests.model.helpers import exact_log_likelihood, linear_gaussian, set_exact_posterior
 
 SIGMA = 0.8
@@ -48,6 +49,20 @@ def test_elbo_weighs_and_floors_the_kl() -> None:
     assert elbo(terms, 0.5).item() == pytest.approx(-4.05)
     assert elbo(terms, 1.0, free_bits=0.5).item() == pytest.approx(-5.5)
     assert elbo(terms, 2.0, free_bits=3.0).item() == pytest.approx(-15.0)
+
+
+def test_weights_of_columns_count_in_the_value_alone() -> None:
+    model = VAE.from_architecture(cell_table()).double()
+    y = torch.from_numpy(draw_y(model.architecture, 5)).double()
+    weights = torch.tensor([0.5, 1.0, 0.0, 2.0, 1.0, 0.25], dtype=torch.float64)
+    eps = noise(3, len(y), 3)
+    elements = model.elementwise(y, None, model.decode(model.encode(y).sample(eps))).mean(0)
+    for kl in ("analytic", "sampled"):
+        plain = bound(model, y, eps, Objective(mc_samples=3, kl=kl))
+        found = bound(model, y, eps, Objective(mc_samples=3, kl=kl, weights=weights), 0.7)
+        torch.testing.assert_close(found.reconstruction, plain.reconstruction)
+        wanted = (elements * weights).sum(1) - 0.7 * plain.kl
+        torch.testing.assert_close(found.value, wanted)
 
 
 def test_free_bits_stop_the_gradient_below_them() -> None:
