@@ -28,7 +28,7 @@ _SMALLEST_BATCH, _LARGEST_BATCH, _BATCHES_PER_EPOCH = 64, 512, 16
 _TABLE: Mapping[str, Any] = {
     "hidden_dims": (256, 256),
     "decoder_dims": (256, 128),
-    "kl_weight": 0.4,
+    "kl_weight": 0.35,
     "column_weights": "entropy",
     "learning_rate": 2e-3,
     "learning_rate_schedule": "cosine",

@@ -79,7 +79,7 @@ class TrainConfig(JobConfig):
         "analytic", description="KL term in closed form, or from the samples of z."
     )
     kl_weight: float | None = Field(
-        None, ge=0, description="Weight of the KL term, lambda (default: 1; tables: 0.5)."
+        None, ge=0, description="Weight of the KL term, lambda (default: 1; tables: 0.35)."
     )
     kl_schedule: Literal["linear", "cyclic"] = Field(
         "linear", description="The KL weight's rise: once, or anew in every cycle."
