@@ -16,24 +16,24 @@ from distvae.train_options import TrainConfig
 
 __all__ = ["TrainSettings", "is_tabular", "settings_of"]
 
-TABLE_STEPS = 6_000
+TABLE_STEPS = 3_200
 """Optimiser steps that a table's default number of epochs makes, about."""
 _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 300
 # Share of a table's training over which the KL weight rises: with all of it from the start, latent
 # dimensions die before the decoder has learned to use them, on some tables nearly all.
 _WARMING = 0.2
 # Batches of a table: the larger, the faster; but an epoch of a small one has several steps, too.
-_SMALLEST_BATCH, _LARGEST_BATCH, _BATCHES_PER_EPOCH = 64, 512, 16
+_SMALLEST_BATCH, _LARGEST_BATCH, _BATCHES_PER_EPOCH = 64, 1024, 16
+_RATE = 3e-3  # of the largest batch; smaller ones, whose gradients are noisier, take less
 
 _TABLE: Mapping[str, Any] = {
     "hidden_dims": (256, 256),
     "decoder_dims": (256, 128),
     "kl_weight": 0.35,
     "column_weights": "entropy",
-    "learning_rate": 2e-3,
     "learning_rate_schedule": "cosine",
     "prior": "mixture",
-    "prior_components": 128,
+    "prior_components": 64,
 }
 _OTHERS: Mapping[str, Any] = {
     "hidden_dims": (512, 512),
@@ -91,6 +91,7 @@ def settings_of(
         epochs = math.ceil(TABLE_STEPS * batch / max(rows, 1))
         epochs = min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS)
         chosen |= {**_TABLE, "epochs": epochs, "batch_size": batch}
+        chosen["learning_rate"] = _RATE * min(1.0, math.sqrt(batch / _LARGEST_BATCH))
         chosen["kl_warmup"] = _WARMING * _epochs_to_come(config, epochs, batch, rows)
     if config.objective == "iwae":
         chosen["column_weights"] = "equal"
