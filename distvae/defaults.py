@@ -16,7 +16,7 @@ from distvae.train_options import TrainConfig
 
 __all__ = ["TrainSettings", "is_tabular", "settings_of"]
 
-TABLE_STEPS = 3_200
+TABLE_STEPS = 2_000
 """Optimiser steps that a table's default number of epochs makes, about."""
 _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 300
 # Share of a table's training over which the KL weight rises: with all of it from the start, latent
@@ -24,7 +24,7 @@ _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 300
 _WARMING = 0.2
 # Batches of a table: the larger, the faster; but an epoch of a small one has several steps, too.
 _SMALLEST_BATCH, _LARGEST_BATCH, _BATCHES_PER_EPOCH = 64, 1024, 16
-_RATE = 3e-3  # of the largest batch; smaller ones, whose gradients are noisier, take less
+_RATE = 4e-3  # of the largest batch; smaller ones, whose gradients are noisier, take less
 
 _TABLE: Mapping[str, Any] = {
     "hidden_dims": (256, 256),

@@ -134,7 +134,7 @@ class TrainConfig(JobConfig):
         None,
         ge=1,
         description="Passes over the training rows (default: 20; tables: as many as make about "
-        "3,200 steps, 3 to 300).",
+        "2,000 steps, 3 to 300).",
     )
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps.")
     batch_size: int | None = Field(
@@ -143,7 +143,7 @@ class TrainConfig(JobConfig):
         description="Rows per step over all workers together (default: 512; tables: 64 to 1,024).",
     )
     learning_rate: float | None = Field(
-        None, gt=0, description="Adam's step size (default: 0.001; tables: up to 0.003)."
+        None, gt=0, description="Adam's step size (default: 0.001; tables: up to 0.004)."
     )
     learning_rate_schedule: Literal["auto", "constant", "cosine"] = Field(
         "auto",

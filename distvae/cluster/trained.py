@@ -39,7 +39,7 @@ __all__ = ["Trained", "write_model"]
 _SCORED_ROWS = 5_000
 _SAMPLES = 50
 _ROWS_PER_BATCH = 8 * 1024
-_CALIBRATED = 16 * 1024
+_CALIBRATED = 8 * 1024
 
 
 @dataclass(frozen=True)
