@@ -153,9 +153,12 @@ def train_plan(config: TrainConfig, data: DataPlan | None = None) -> TrainPlan:
         )
     trained = data.rows * config.sample_rows * (1 - config.validation_fraction)
     settings = settings_of(config, features, heads, int(trained))
+    options = {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE}
+    if config.kl_warmup is None:
+        del options["kl_warmup"]  # follows from the epochs, which are free
     items = {
         "command": "train",
-        "options": {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE},
+        "options": options,
         "inputs": [[f.relative, f.size, f.footer_sha256] for f in data.inputs.files],
         "version": distvae.__version__,
     }

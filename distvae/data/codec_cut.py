@@ -90,8 +90,7 @@ def fit_number_cells(feature: Feature, column: ColumnProfile, digits: int) -> Ce
     rows = max(1, column.rows - column.nulls - column.nans)
     finest = Grid.of(feature.type)
     if values.dtype.kind == "f":
-        few = len(np.unique(values)) <= MOST_ATOMS  # atoms are exact as they are
-        if (digits and few) or not _has_grid(feature, limits, digits):
+        if not _has_grid(feature, limits, digits):
             return cut_numbers(values + 0.0, limits + 0.0, rows, None)
         finest = replace(finest, digits=digits)
     grid = _grid(finest, np.concatenate([values, limits]))

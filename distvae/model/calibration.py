@@ -109,7 +109,7 @@ def _shift(logits: Tensor, share: Tensor, weights: Tensor) -> Tensor:
     """Return b ``(K,)``, of mean 0, for logits ``(n, K)`` and weights ``(n,)`` of the rows."""
     shift = logits.new_zeros(len(share))
     wanted = torch.log(share.clamp(min=_LEAST_SHARE))
-    weights = weights / weights.sum()
+    weights = weights / weights.sum().clamp(min=_LEAST_SHARE)
     for _ in range(_STEPS):
         found = weights @ torch.softmax(logits + shift, 1)
         shift = shift + wanted - torch.log(found.clamp(min=_LEAST_SHARE))

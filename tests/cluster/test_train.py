@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -88,3 +89,17 @@ def test_max_steps_and_patience_reach_the_loop(
     patient = run("train", model=tmp_path / "p", patience=2, epochs=60, **options)
     validation = history(tmp_path / "p")["validation_loss"]
     assert patient["epochs"] == int(np.argmin(validation)) + 1 + 2 < 60
+
+
+def test_a_table_can_be_resumed_for_more_epochs(tmp_path: Path) -> None:
+    """The KL weight's rise follows from the epochs, unless it is given: it is no other training."""
+    from distvae.cluster.train_plan import train_plan
+    from distvae.train_options import TrainConfig
+
+    pq.write_table(pa.table({"a": ["x", "y"] * 200, "b": ["u", "v"] * 200}), tmp_path / "d.parquet")
+    base: dict[str, Any] = {"data": (str(tmp_path / "d.parquet"),), "model": str(tmp_path / "m")}
+
+    def items(**options: Any) -> dict[str, Any]:
+        return train_plan(TrainConfig(**base, **options)).items
+
+    assert items(epochs=3, max_steps=1) == items(epochs=9) != items(epochs=9, kl_warmup=2)

@@ -194,13 +194,18 @@ def test_values_between_those_of_the_grid_are_counted(
         encode(codec, table, Policies(out_of_range="error"))
 
 
-def test_values_of_another_width_are_none_between() -> None:
-    """A price in float32 is no other price than the float64 that it was, and the other way."""
-    prices = pa.array(np.arange(300) / 100)
+@pytest.mark.parametrize("different", [100, 300])
+def test_values_of_another_width_are_none_between(different: int) -> None:
+    """A price in float32 or a decimal is no other price than the float64 that it was."""
+    prices = pa.array(np.tile(np.arange(different) / 100, 10))
+    decimals = pa.decimal128(10, 2)
     for kind in (pa.float32(), pa.float64()):
         codec = celled(pa.table({"x": prices.cast(kind)}))
-        for other in (pa.float32(), pa.float64()):
-            assert not any(encode(codec, pa.table({"x": prices.cast(other)})).counts.values())
+        same = encode(codec, pa.table({"x": prices.cast(kind)})).blocks[0].astype(int)
+        for other in (pa.float32(), pa.float64(), decimals):
+            found = encode(codec, pa.table({"x": prices.cast(other)}))
+            assert not any(found.counts.values())
+            assert np.array_equal(found.blocks[0].astype(int), same)
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64()], ids=str)
