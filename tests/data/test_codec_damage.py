@@ -33,7 +33,7 @@ def test_pickled_codecs_leave_what_is_derived_behind() -> None:
 TRAIN = pa.table(
     {
         "n": [5, None, 7],
-        "f": [0.5, 1.5, 2.5],
+        "f": [0.123456, 1.5, 2.5],
         "s": ["a", "b", "a"],
         "d": pa.array([Decimal("1.5"), Decimal("2.5"), None]).dictionary_encode(),
     }
