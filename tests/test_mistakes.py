@@ -378,7 +378,7 @@ DATA = [
         ["future/config.json", "99", "reads format 1"],
     ),
     ("embed rows.parquet --model forged --out out", 3, ["forged/config.json", "model id"]),
-    ("embed rows.parquet --model old_codec --out out", 3, ["codec", "format 0", "must be 2"]),
+    ("embed rows.parquet --model old_codec --out out", 3, ["codec", "format 0", "must be 3"]),
     (
         "embed wrong_columns.parquet --model model --out out",
         3,
