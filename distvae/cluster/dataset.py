@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 import distvae
+from distvae.cluster.memory import keep_freed_memory
 from distvae.cluster.nodes import prove_storage, warn_of_idle_gpus, workers_engine
 from distvae.cluster.pool import FragmentWorker, run_fragments
 from distvae.cluster.session import Resources, Session, connect, refuse_beyond_machine
@@ -35,7 +35,6 @@ __all__ = ["Job", "Target", "write_dataset"]
 FORMAT_VERSION = 1
 ODD_VALUES = ("values_unseen", "values_out_of_range", "values_infinite", "values_wrong_type")
 """Summary figures of the manifest: values that training did not know, by kind."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 256 << 20
 
 
 @dataclass(frozen=True)
@@ -110,24 +109,13 @@ class Target:
                 f"the run is of class {dict(self.engine)}",
                 "use one image and one kind of machine",
             )
-        _keep_freed_memory()
+        keep_freed_memory()
         return Model.from_files(self.model_files, device=mine["device"])
 
     def open_part(self, fragment: Fragment) -> PartWriter:
         """The writer of one fragment's part."""
         footer = {MODEL_KEY: self.model_id, VERSION_KEY: self.engine["distvae"]}
         return PartWriter(self.directory, fragment, self.fingerprint, self.schema, footer)
-
-
-def _keep_freed_memory() -> None:
-    """Ask glibc to reuse freed blocks of megabytes instead of giving them back each time.
-
-    A batch's arrays are freed and wanted again at once; each time, page faults cost CPU time.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def write_dataset(job: Job, console: Console) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from distvae.cluster.checkpoints import read_state
 from distvae.cluster.loop import train_loop
+from distvae.cluster.memory import keep_freed_memory
 from distvae.cluster.session import Resources, Session
 from distvae.cluster.shards import TrainJob
 from distvae.cluster.world import World
@@ -141,6 +142,7 @@ def _entry(config: dict[str, Any]) -> None:
     import torch
 
     context = ray.train.get_context()
+    keep_freed_memory()
     device = "cuda" if has_cuda() and torch.distributed.is_initialized() else "cpu"
     if device == "cuda":
         torch.cuda.set_device(ray.train.torch.get_device())

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,11 +175,15 @@ def _too_much(name: str, amount: float, most: float, where: str) -> ClusterError
 
 
 @contextmanager
-def connect(config: JobConfig) -> Iterator[Session]:
+def connect(config: JobConfig, meanwhile: Callable[[], object] | None = None) -> Iterator[Session]:
     """Connect to ``--address``, to ``$RAY_ADDRESS`` (inside a Ray job), or start a local Ray.
 
     A local Ray takes all CPU cores of the machine, has no dashboard, and ends with the block. A
     connection that already exists in this process is used as it is and left open.
+
+    Args:
+        config: of the job.
+        meanwhile: what a thread does while a local Ray starts, such as imports.
 
     Raises:
         ClusterError: the cluster cannot be reached or refuses us.
@@ -199,7 +203,12 @@ def connect(config: JobConfig) -> Iterator[Session]:
         logging.getLogger(name).setLevel(logging.ERROR)
     with _native_log():
         # Starting Ray is mostly waiting for processes: what comes next is imported meanwhile.
-        importing = threading.Thread(target=_import_ray_data, daemon=True)
+        def beside() -> None:
+            _import_ray_data()
+            if meanwhile is not None and address == "local":
+                meanwhile()
+
+        importing = threading.Thread(target=beside, daemon=True)
         importing.start()
         with _own_sigterm():
             _init(address)

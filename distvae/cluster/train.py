@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from distvae.cluster.checkpoints import Position, read_state
 from distvae.cluster.fit_linear import CLOSED_FORM, fit_linear
@@ -53,7 +54,11 @@ def train(config: TrainConfig, console: Console, data: DataPlan | None = None) -
     if finished_already(plan):
         console.note(f"{config.model}: trained already, nothing to do")
         return {"model": config.model, "finished": True}
-    with workplace(plan), Lease(plan.folder) as lease, connect(config) as session:
+    with (
+        workplace(plan),
+        Lease(plan.folder) as lease,
+        connect(config, _import_optimiser) as session,
+    ):
         resources = _ready(plan, session, console)
         note = begin(plan, session)
         passes = session.resources(config, len(plan.data.fragments))
@@ -90,6 +95,11 @@ def train(config: TrainConfig, console: Console, data: DataPlan | None = None) -
     delete_tree(plan.folder)
     seconds = time.monotonic() - started
     return _result(config, trained.position, figures, statistics_seconds, seconds)
+
+
+def _import_optimiser() -> None:
+    """Make torch's first optimiser, which imports its compiler: two seconds."""
+    torch.optim.Adam([torch.zeros(1)])
 
 
 def _ready(plan: TrainPlan, session: Session, console: Console) -> Resources:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -37,9 +38,12 @@ from distvae.scoring import Sums, add, metrics, score
 __all__ = ["Trained", "write_model"]
 
 _SCORED_ROWS = 5_000
+_SCORED_AT_A_TIME = 2 * 1024
 _SAMPLES = 50
 _ROWS_PER_BATCH = 8 * 1024
 _CALIBRATED = 8 * 1024
+
+_Rows = tuple[pa.Table, npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -178,19 +182,35 @@ def _held_out_sums(model: Model, job: TrainJob, console: Console) -> Sums:
         return total
     seed, steps = job.config.seed, refining_steps(model, 0)
     with console.stage("score", left) as advance:
-        for fragment in job.fragments:
-            if job.validation_rows[fragment.index] == 0:
-                continue
-            for batch in read_batches(
-                job.files, fragment, job.columns, _ROWS_PER_BATCH, job.config.where
-            ):
-                chosen = np.flatnonzero(split_rows(batch.rows, job.split)[1])[:left]
-                if len(chosen):
-                    encoded = encode(model.codec, batch.table.take(pa.array(chosen)))
-                    rows = batch.rows[chosen]
-                    total = add(total, score(model, encoded, rows, _SAMPLES, seed, steps))
-                    left -= len(chosen)
-                    advance(len(chosen))
-                if left == 0:
-                    return total
+        table, rows = _first(_held_out(job), left)
+        for start in range(0, len(rows), _SCORED_AT_A_TIME):
+            stretch = slice(start, start + _SCORED_AT_A_TIME)
+            encoded = encode(model.codec, table[stretch])
+            own = score(model, encoded, rows[stretch], _SAMPLES, seed, steps)
+            total = add(total, own)
+            advance(len(rows[stretch]))
     return total
+
+
+def _held_out(job: TrainJob) -> Iterator[_Rows]:
+    """The held-out rows of each batch of the input, and their numbers."""
+    for fragment in job.fragments:
+        if job.validation_rows[fragment.index] == 0:
+            continue
+        for batch in read_batches(
+            job.files, fragment, job.columns, _ROWS_PER_BATCH, job.config.where
+        ):
+            chosen = np.flatnonzero(split_rows(batch.rows, job.split)[1])
+            yield batch.table.take(pa.array(chosen)), batch.rows[chosen]
+
+
+def _first(parts: Iterable[_Rows], rows: int) -> _Rows:
+    """The first ``rows`` rows as one batch: few rows each would fill blocks by halves."""
+    tables, numbers, held = [], [], 0
+    for table, own in parts:
+        tables.append(table[: rows - held])
+        numbers.append(own[: rows - held])
+        held += len(tables[-1])
+        if held == rows:
+            break
+    return pa.concat_tables(tables).combine_chunks(), np.concatenate(numbers)

@@ -9,6 +9,7 @@ features of the rows. Shapes: n rows, k dimensions, M components, F = 1 + k + k 
 from __future__ import annotations
 
 import math
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ from distvae.model.priors import (
 
 __all__ = ["Mixture", "fit_mixture"]
 
-_NUMBERS_AT_A_TIME = 1 << 22
+_NUMBERS_AT_A_TIME = 1 << 20
 # Rows on which the mixture climbs before its last steps on all of them.
 _CLIMBING_ROWS = 30_000
 _MOST_STEPS, _LAST_STEPS = 40, 5
@@ -109,8 +110,8 @@ def fit_mixture(
     steps on all in float64.
     Codes are standardised, and a component's variances are raised by ``VARIANCE_FLOOR`` times
     n / M over its rows, so that constant or repeated codes are no obstacle. Components without
-    rows are left out. The same codes and seed give the same prior on one kind of machine: it
-    computes in one thread.
+    rows are left out. The same codes and seed give the same prior on one kind of machine, whatever
+    the threads that torch may use: they take turns at stretches of the rows.
 
     Args:
         codes: the codes.
@@ -128,26 +129,29 @@ def fit_mixture(
     y, mean, scale = standardise_codes(codes)
     random = noise.generator(seed, "code-mixture", 0)
     rows = torch.from_numpy(y[random.permutation(len(y))])
-    with torch.no_grad(), one_intra_op_thread():
+    threads = torch.get_num_threads()
+    with torch.no_grad(), one_intra_op_thread(), ThreadPoolExecutor(threads) as pool:
         some = rows[:_CLIMBING_ROWS]
         mixture = _start(some, count, random)
         if len(some) < len(rows):
-            mixture = _climb(some.float(), mixture, _MOST_STEPS, None)
+            mixture = _climb(some.float(), mixture, _MOST_STEPS, None, pool)
         steps = _MOST_STEPS if len(some) == len(rows) else _LAST_STEPS
-        mixture = _climb(rows, mixture, steps, history)
+        mixture = _climb(rows, mixture, steps, history, pool)
     parts = (mixture.weights, mixture.means, mixture.covariances)
     weights, means, covariances = (part.numpy() for part in parts)
     return from_standardised(weights, means, covariances, mean=mean, scale=scale)
 
 
-def _climb(rows: Tensor, mixture: Mixture, steps: int, history: list[float] | None) -> Mixture:
+def _climb(
+    rows: Tensor, mixture: Mixture, steps: int, history: list[float] | None, pool: Executor
+) -> Mixture:
     """Take steps of expectation maximisation until they gain little."""
     floor = VARIANCE_FLOOR * len(rows) / len(mixture.weights)
     width = 1 + rows.shape[1] * (rows.shape[1] + 3) // 2
     operations = 4.0 * len(rows) * width * len(mixture.weights)
     before = -math.inf
     for _ in range(max(1, min(steps, int(_MOST_OPERATIONS / operations)))):
-        moments, likelihood = _expect(rows, mixture)
+        moments, likelihood = _expect(rows, mixture, pool)
         value = (likelihood - mixture.penalty(floor)) / len(rows)
         if history is not None:
             history.append(value)
@@ -157,18 +161,25 @@ def _climb(rows: Tensor, mixture: Mixture, steps: int, history: list[float] | No
     return mixture
 
 
-def _expect(rows: Tensor, mixture: Mixture) -> tuple[Tensor, float]:
+def _expect(rows: Tensor, mixture: Mixture, pool: Executor) -> tuple[Tensor, float]:
     """Return responsibilities times features, summed, ``(F, M)``, and the log-likelihood."""
     coefficients = mixture.coefficients()
     moments, likelihood = torch.zeros_like(coefficients), 0.0
     coefficients = coefficients.to(rows.dtype)
     size = max(1, _NUMBERS_AT_A_TIME // len(coefficients))
-    for start in range(0, len(rows), size):
-        features = _features(rows[start : start + size])
-        joint = features @ coefficients
-        total = joint.logsumexp(1, keepdim=True)
-        moments += (features.T @ joint.sub_(total).exp_()).double()
-        likelihood += float(total.double().sum())
+
+    def of_stretch(start: int) -> tuple[Tensor, float]:
+        with torch.no_grad(), one_intra_op_thread():
+            features = _features(rows[start : start + size])
+            joint = features @ coefficients
+            total = joint.logsumexp(1, keepdim=True)
+            own = (features.T @ joint.sub_(total).exp_()).double()
+            return own, float(total.double().sum())
+
+    # Stretch by stretch, in order, whatever thread has summed each up.
+    for own, value in pool.map(of_stretch, range(0, len(rows), size)):
+        moments += own
+        likelihood += value
     return moments, likelihood
 
 
