@@ -166,6 +166,7 @@ _RESOLVED = (
     "learning_rate_schedule",
     "prior",
     "prior_components",
+    "prior_spread",
 )
 
 

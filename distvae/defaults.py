@@ -33,7 +33,8 @@ _TABLE: Mapping[str, Any] = {
     "column_weights": "entropy",
     "learning_rate_schedule": "cosine",
     "prior": "mixture",
-    "prior_components": 64,
+    "prior_components": 128,
+    "prior_spread": 0.7,
 }
 _OTHERS: Mapping[str, Any] = {
     "hidden_dims": (512, 512),
@@ -46,6 +47,7 @@ _OTHERS: Mapping[str, Any] = {
     "learning_rate_schedule": "constant",
     "prior": "normal",
     "prior_components": 16,
+    "prior_spread": 1.0,
     "epochs": 20,
 }
 
@@ -63,6 +65,7 @@ class TrainSettings(TrainConfig):
     learning_rate_schedule: Literal["constant", "cosine"] = "constant"
     prior: Literal["normal", "gaussian", "mixture", "flow"] = "normal"
     prior_components: int = 16
+    prior_spread: float = 1.0
 
 
 def is_tabular(config: TrainConfig, features: Sequence[Feature], heads: Mapping[str, str]) -> bool:

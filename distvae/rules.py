@@ -103,6 +103,11 @@ def _refuse_idle(config: TrainConfig) -> None:
             "belongs to a mixture fitted to the codes",
             "leave it out",
         ),
+        "prior_spread": (
+            config.kind == "vae" and config.prior != "normal",
+            "belongs to a prior fitted to the codes of a vae",
+            "leave it out",
+        ),
         "inference_steps": (
             config.inference != "amortised",
             "belongs to another inference than amortised",

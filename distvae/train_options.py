@@ -48,7 +48,14 @@ class TrainConfig(JobConfig):
         None,
         ge=1,
         le=1024,
-        description="Components of the mixture (default: 64; autoencoder: 16).",
+        description="Components of the mixture (default: 128; autoencoder: 16).",
+    )
+    prior_spread: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="What a fitted prior takes of the posteriors' spread: 1 fits it to samples of "
+        "q(z|x), 0 to their means. Default: 0.7 for tables, else 1.",
     )
     likelihood: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
         {},

@@ -107,7 +107,7 @@ def _networks(job: TrainJob, network: LatentModel) -> Iterator[str]:
     else:
         yield (
             f"posterior {architecture.posterior}, trained against N(0, I); the prior is a {prior}, "
-            "fitted to samples of the posteriors"
+            f"fitted to samples of the posteriors, {config.prior_spread:g} of their spread"
         )
     yield _objective(config)
     if architecture.inference != "amortised":

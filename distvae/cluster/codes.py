@@ -61,9 +61,11 @@ class Draw(NamedTuple):
 def fit_code_prior(model: Model, job: TrainJob, kind: str, components: int) -> Prior | FlowPrior:
     """Fit a prior to the codes of training rows; held-out rows are never used.
 
-    The codes of a VAE are samples of q(z|x), one per row, so that the prior is fitted to the
-    aggregate posterior (Makhzani et al. 2016; Tomczak & Welling 2018, "VAE with a VampPrior",
-    section 2: its optimum).
+    The codes of a VAE are samples of q(z|x), so that the prior is fitted to the aggregate posterior
+    (Makhzani et al. 2016; Tomczak & Welling 2018, "VAE with a VampPrior", section 2: its optimum).
+    With ``prior_spread`` s below 1 they lie closer to its means, mu + s L eps: a decoder of a table
+    blurs what columns have in common, and so does the mixture, and a narrower prior makes up for
+    it.
 
     Args:
         model: what encodes.
@@ -81,7 +83,7 @@ def fit_code_prior(model: Model, job: TrainJob, kind: str, components: int) -> P
     rows = sum(len(draw.numbers) for draw in draws)
     if model.network.has_sigma and rows < ROWS_PER_DIMENSION * (model.latent_dim + 1):
         return Prior()
-    drawn = np.concatenate(list(read_codes(model, job, draws)))
+    drawn = np.concatenate(list(read_codes(model, job, draws, job.config.prior_spread)))
     if kind == "gaussian":
         return fit_gaussian(drawn)
     if kind == "flow":
@@ -121,11 +123,12 @@ def draw_rows(
 
 
 def read_codes(
-    model: Model, job: TrainJob, draws: Sequence[Draw]
+    model: Model, job: TrainJob, draws: Sequence[Draw], spread: float = 1.0
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield codes ``(s m, k)`` of the drawn rows, samples of their posteriors, draw by draw.
 
-    Few rows give several samples each, so that the prior follows the posteriors' width too.
+    Few rows give several samples each, so that the prior follows the posteriors' width too. The
+    samples are mu + ``spread`` L eps.
 
     Rows that the codec rejects are left out. A fragment is read up to its last drawn row.
 
@@ -149,7 +152,7 @@ def read_codes(
         for sample in range(samples):
             stream = f"code-sample/{draw.fragment}/{sample}"
             eps = noise.normal_rows(job.config.seed, stream, 0, *found.mu.shape)
-            yield posterior_sample(found, eps)[usable]
+            yield posterior_sample(found, eps * np.float32(spread))[usable]
 
 
 def most_components(rows: int, k: int) -> int:

@@ -32,7 +32,7 @@ __all__ = ["Mixture", "fit_mixture"]
 _NUMBERS_AT_A_TIME = 1 << 20
 # Rows on which the mixture climbs before its last steps on all of them.
 _CLIMBING_ROWS = 30_000
-_MOST_STEPS, _LAST_STEPS = 40, 5
+_MOST_STEPS, _CLIMBING_STEPS, _LAST_STEPS = 40, 20, 4
 _KMEANS_STEPS = 8
 # A step that raises the log-likelihood per row by less is the last.
 _LEAST_GAIN = 1e-4
@@ -134,7 +134,7 @@ def fit_mixture(
         some = rows[:_CLIMBING_ROWS]
         mixture = _start(some, count, random)
         if len(some) < len(rows):
-            mixture = _climb(some.float(), mixture, _MOST_STEPS, None, pool)
+            mixture = _climb(some.float(), mixture, _CLIMBING_STEPS, None, pool)
         steps = _MOST_STEPS if len(some) == len(rows) else _LAST_STEPS
         mixture = _climb(rows, mixture, steps, history, pool)
     parts = (mixture.weights, mixture.means, mixture.covariances)
