@@ -53,6 +53,13 @@ def test_columns_of_a_table_have_weights_where_the_objective_can() -> None:
     assert _settings(TABLE, column_weights="equal").column_weights == "equal"
 
 
+def test_the_prior_of_a_table_is_narrower_than_its_posteriors() -> None:
+    assert (_settings(TABLE).prior_components, _settings(TABLE).prior_spread) == (128, 0.7)
+    assert _settings(VECTORS).prior_spread == 1.0
+    assert _settings(VECTORS, prior="mixture").prior_spread == 1.0
+    assert _settings(TABLE, prior_spread=0).prior_spread == 0
+
+
 def test_what_is_given_stays() -> None:
     given = {"epochs": 3, "kl_weight": 1.0, "prior": "normal", "hidden_dims": (7,)}
     settings = _settings(TABLE, **given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from distvae.cluster.batches import objective_of
 from distvae.cluster.shards import TrainJob
 from distvae.config import TrainConfig
 from distvae.model.latent import LatentModel
@@ -109,13 +110,13 @@ def _networks(job: TrainJob, network: LatentModel) -> Iterator[str]:
             f"posterior {architecture.posterior}, trained against N(0, I); the prior is a {prior}, "
             f"fitted to samples of the posteriors, {config.prior_spread:g} of their spread"
         )
-    yield _objective(config)
+    yield _objective(config, _is_weighted(job))
     if architecture.inference != "amortised":
         steps = f"{architecture.inference_steps} gradient steps per row and visit"
         yield f"inference {architecture.inference}, {steps} of size {architecture.inference_rate:g}"
 
 
-def _objective(config: TrainConfig) -> str:
+def _objective(config: TrainConfig, is_weighted: bool) -> str:
     """What training maximised, in words."""
     if config.objective == "iwae":
         parts = [f"importance-weighted bound of {config.importance_samples} samples"]
@@ -125,7 +126,7 @@ def _objective(config: TrainConfig) -> str:
         parts = [f"ELBO, {config.kl} KL"]
     if config.mc_samples > 1:
         parts.append(f"{config.mc_samples} Monte-Carlo samples")
-    if config.column_weights == "entropy":
+    if is_weighted:
         parts.append("columns of high entropy weighted less")
     parts.append(f"KL weight {config.kl_weight:g}")
     if config.kl_warmup:
@@ -135,6 +136,12 @@ def _objective(config: TrainConfig) -> str:
     if config.free_bits:
         parts.append(f"{config.free_bits:g} nats per dimension free")
     return "trained on the " + ", ".join(parts)
+
+
+def _is_weighted(job: TrainJob) -> bool:
+    """Whether some column counts less than others in the loss."""
+    weights = objective_of(job).weights
+    return weights is not None and bool((weights < 1).any())
 
 
 def _principal(job: TrainJob, network: LatentModel) -> Iterator[str]:

@@ -93,7 +93,8 @@ def fit_number_cells(feature: Feature, column: ColumnProfile, digits: int) -> Ce
         if not _has_grid(feature, limits, digits):
             return cut_numbers(values + 0.0, limits + 0.0, rows, None)
         finest = replace(finest, digits=digits)
-    grid = _grid(finest, np.concatenate([values, limits]))
+    divisor = column.divisor if values.dtype.kind != "f" else None
+    grid = _grid(finest, np.concatenate([values, limits]), divisor)
     return cut_numbers(grid.keys(values), grid.keys(limits), rows, grid)
 
 
@@ -140,12 +141,15 @@ def cut_numbers(
         per_class //= 2
 
 
-def _grid(finest: Grid, values: npt.NDArray[Any]) -> Grid:
-    """The coarsest grid that holds all ``values``, if they are many enough to tell one."""
+def _grid(finest: Grid, values: npt.NDArray[Any], divisor: int | None) -> Grid:
+    """The coarsest grid that holds all ``values``, if they are many enough to tell one.
+
+    Whole numbers have the ``divisor`` of all rows, floats of few digits that of the sample.
+    """
     keys = np.unique(replace(finest, step=1).keys(values))
     step = finest.step
     if len(keys) > MOST_ATOMS:
-        apart = int(np.gcd.reduce((keys - keys[0]).view(np.uint64)))
+        apart = divisor or int(np.gcd.reduce((keys - keys[0]).view(np.uint64)))
         step = apart if apart % step == 0 else step
     return replace(finest, step=step, rest=int(keys[0]) % step)
 

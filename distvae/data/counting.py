@@ -6,6 +6,7 @@ come in a type that Arrow's kernels know, see `counted_type`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distvae.data.arrow_types import is_date, is_text, value_type
+from distvae.data.codec_numbers import numbers_of
 
 __all__ = [
     "Counted",
@@ -23,10 +25,14 @@ __all__ = [
     "count_nulls",
     "count_values",
     "counted_type",
+    "divisor_of",
+    "joined_divisor",
     "range_of",
     "sum_counts",
     "text_bytes",
 ]
+
+_FEW = 1024
 
 Counts = npt.NDArray[np.int64]
 
@@ -115,6 +121,41 @@ def range_of(column: pa.ChunkedArray) -> tuple[pa.Scalar, pa.Scalar] | None:
     ends = pa.array([low, high], plain.type)
     ends = ends.view(kind) if is_date(kind) else ends.cast(kind)
     return ends[0], ends[1]
+
+
+def divisor_of(column: pa.ChunkedArray) -> int:
+    """The greatest common divisor of all distances between whole numbers, dates, times, decimals.
+
+    0 where there are no two different values; 1 for other types.
+    """
+    plain = _comparable(column)
+    kind = plain.type
+    if not (pa.types.is_integer(kind) or pa.types.is_temporal(kind) or pa.types.is_decimal(kind)):
+        return 1
+    pairs = [_divisor(numbers_of(chunk.drop_null())) for chunk in plain.chunks if len(chunk)]
+    return joined_divisor([pair for pair in pairs if pair is not None])
+
+
+def joined_divisor(parts: Sequence[tuple[int, int]]) -> int:
+    """The divisor of all distances, of parts with some value of theirs each."""
+    if not parts:
+        return 0
+    first = parts[0][1]
+    return math.gcd(*(divisor for divisor, _ in parts), *(value - first for _, value in parts))
+
+
+def _divisor(values: npt.NDArray[Any]) -> tuple[int, int] | None:
+    """The divisor of the distances and the smallest value; None without values."""
+    if not len(values):
+        return None
+    least = values.min()
+    found = 0
+    # The first values of most columns tell that there is no grid.
+    for part in (values[:_FEW], values[_FEW:]):
+        held = part if part.dtype == np.uint64 else part.astype(np.int64, copy=False)
+        apart = (held - held.dtype.type(least)).view(np.uint64)
+        found = math.gcd(found, int(np.gcd.reduce(apart))) if found != 1 and len(apart) else found
+    return found, int(least)
 
 
 def _extremes(plain: pa.ChunkedArray) -> tuple[Any, Any]:

@@ -20,6 +20,7 @@ from distvae.data.counting import (
     count_nulls,
     count_values,
     counted_type,
+    divisor_of,
     range_of,
     text_bytes,
 )
@@ -177,6 +178,7 @@ def _look_at_numbers(column: pa.ChunkedArray, drawn: Bools | None) -> ColumnProf
         sample=_whole(column if drawn is None else column.filter(pa.array(drawn))),
         minimum=None if ends is None else ends[0],
         maximum=None if ends is None else ends[1],
+        divisor=divisor_of(column),
     )
 
 

@@ -14,7 +14,7 @@ from distvae.errors import DataError
 __all__ = ["profile_from_bytes", "profile_to_bytes"]
 
 _KEY = b"distvae.profile"
-_NUMBERS = ("rows", "nulls", "nans", "text_bytes")
+_NUMBERS = ("rows", "nulls", "nans", "text_bytes", "divisor")
 _LISTS = ("values", "counts", "sample")
 _SCALARS = ("minimum", "maximum")
 

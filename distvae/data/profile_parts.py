@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distvae.data.counting import Counts, range_of, sum_counts, text_bytes
+from distvae.data.codec_numbers import numbers_of
+from distvae.data.counting import Counts, joined_divisor, range_of, sum_counts, text_bytes
 
 __all__ = [
     "MOST_BYTES",
@@ -33,6 +34,8 @@ MOST_VALUES = 131_072
 
 MOST_BYTES = 64 << 20
 """Nor are those whose different values are longer than this together."""
+
+_EMPTY = pa.array([], pa.int64())
 
 SAMPLED_ROWS = 65_536
 """Rows kept of the numbers; fewer of tables with more than 512 columns."""
@@ -57,6 +60,8 @@ class ColumnProfile:
         minimum: smallest value that is neither NaN nor infinite, a scalar of the column's type;
             None where there is none, and where ``sample`` is.
         maximum: largest such value.
+        divisor: greatest common divisor of all distances between whole numbers, dates, times and
+            decimals; 0 where all are equal, 1 for other columns.
     """
 
     rows: int
@@ -68,6 +73,7 @@ class ColumnProfile:
     sample: pa.Array | None = None
     minimum: pa.Scalar | None = None
     maximum: pa.Scalar | None = None
+    divisor: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,17 @@ def _joined_column(parts: Sequence[ColumnProfile], order: Rows) -> ColumnProfile
         sample=pa.concat_arrays(samples).take(pa.array(order)) if samples else None,
         minimum=None if span is None else span[0],
         maximum=None if span is None else span[1],
+        divisor=_joined_divisor(parts),
     )
+
+
+def _joined_divisor(parts: Sequence[ColumnProfile]) -> int:
+    if any(part.divisor == 1 for part in parts):
+        return 1
+    known = [(part.divisor, part.minimum) for part in parts if part.minimum is not None]
+    values = numbers_of(pa.concat_arrays([pa.repeat(least, 1) for _, least in known] or [_EMPTY]))
+    pairs = zip((divisor for divisor, _ in known), values.tolist(), strict=True)
+    return joined_divisor(list(pairs))
 
 
 def _joined_counts(parts: Sequence[ColumnProfile]) -> tuple[pa.Array | None, Counts | None]:

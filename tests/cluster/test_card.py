@@ -28,7 +28,8 @@ from distvae.defaults import TrainSettings
     ],
 )
 def test_the_objective_in_words(options: dict[str, Any], text: str) -> None:
-    assert text in _objective(TrainSettings(data=("d",), model="m", **options))
+    is_weighted = options.get("column_weights") == "entropy"
+    assert text in _objective(TrainSettings(data=("d",), model="m", **options), is_weighted)
 
 
 def test_the_table_shows_what_there_is_and_no_null() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from distvae.cluster.codes import (
 )
 from distvae.cluster.session import Resources
 from distvae.cluster.shards import TrainJob
+from distvae.cluster.trained import _first, _held_out
 from distvae.config import TrainConfig, build
 from distvae.console import Console
 from distvae.data.codec import block_layout, encode, feature_specs, fit_codec
@@ -279,3 +281,31 @@ def test_a_prior_is_fitted_to_the_training_codes(job: TrainJob) -> None:
     assert mixture.components == 5
     assert mixture.log_prob(codes).mean() > gaussian.log_prob(codes).mean()
     assert _bits(mixture) == _bits(fit_code_prior(model, job, "mixture", 5))
+
+
+def test_codes_of_a_vae_spread_as_far_as_asked(job: TrainJob) -> None:
+    kind = replace(job.architecture, kind="vae", posterior="diagonal")
+    job = replace(job, architecture=kind)
+    model = _model(job)
+    draws = draw_rows(job.training_rows, 0)
+    none, half, whole = (
+        np.concatenate(list(read_codes(model, job, draws, spread))) for spread in (0.0, 0.5, 1.0)
+    )
+    assert np.ptp(whole - none) > 0.1
+    np.testing.assert_allclose(half - none, 0.5 * (whole - none), atol=1e-5)
+    job = replace(job, config=job.config.model_copy(update={"prior_spread": 0.5}))
+    prior = fit_code_prior(model, job, "gaussian", 1)
+    assert prior.means is not None and isinstance(prior, Prior)
+    np.testing.assert_allclose(prior.means[0], half.mean(0), atol=1e-5)
+
+
+def test_the_first_held_out_rows_come_as_one_batch(job: TrainJob) -> None:
+    parts = [(table, rows) for table, rows in _held_out(job) if len(rows)]
+    assert len(parts) > 2
+    every = pa.concat_tables([table for table, _ in parts])
+    numbers = np.concatenate([rows for _, rows in parts])
+    assert every.num_rows == len(numbers) == sum(job.validation_rows)
+    for count in (1, len(parts[0][1]) + 1, len(numbers)):
+        table, rows = _first(_held_out(job), count)
+        assert table.equals(every[:count].combine_chunks())
+        np.testing.assert_array_equal(rows, numbers[:count])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields, replace
+from decimal import Decimal
 from functools import reduce
 from itertools import pairwise
 from typing import Any
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 
 from distvae.data import profile as profile_module
 from distvae.data import profile_parts
+from distvae.data.codec_cut import fit_number_cells
 from distvae.data.counting import count_values, counted_type, range_of
 from distvae.data.flatten import flatten_table
 from distvae.data.profile import (
+    SAMPLED_ROWS,
     ColumnProfile,
     Profile,
     Profiler,
@@ -315,3 +318,39 @@ def test_absent_columns_are_refused() -> None:
     table = mixed_table(3)
     with pytest.raises(DataError, match="column 'x': is not in the data"):
         profile(table.drop_columns("x"), features_of(table), np.arange(3), 3, KEY)
+
+
+DIVIDED = {
+    "hundreds": (pa.array([100, 300, None, 700], pa.int32()), 200),
+    "one apart": (pa.array([100, 300, 301]), 1),
+    "negative": (pa.array([-(2**63), -(2**63) + 6, 2**63 - 2], pa.int64()), 2),
+    "unsigned": (pa.array([5, 2**64 - 1], pa.uint64()), 2**64 - 6),
+    "days in milliseconds": (pa.array([0, 86_400_000], pa.date64()), 86_400_000),
+    "seconds": (pa.array([2_000, 5_000, None], pa.timestamp("ms")), 3_000),
+    "cents": (pa.array([Decimal("1.25"), Decimal("2.00")], pa.decimal128(9, 2)), 75),
+    "same": (pa.array([7, 7, 7], pa.int8()), 0),
+    "nothing": (pa.array([None, None], pa.int64()), 0),
+    "floats": (pa.array([1.0, 3.0]), 1),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_the_divisor_of_all_rows_is_known_however_they_are_cut(name: str) -> None:
+    values, expected = DIVIDED[name]
+    table = pa.table({"v": values})
+    features, rows = features_of(table), np.arange(len(values))
+    whole = profile(table, features, rows, len(values), KEY)
+    assert whole.columns["v"].divisor == expected
+    one = [profile(table.slice(i, 1), features, rows[i : i + 1], len(rows), KEY) for i in rows]
+    assert reduce(merge_profiles, one).columns["v"].divisor == expected
+    again = profile_from_bytes(profile_to_bytes(whole))
+    assert again.columns["v"].divisor == expected
+
+
+def test_one_row_of_many_off_the_step_is_known() -> None:
+    values = np.arange(3 * SAMPLED_ROWS) * 100
+    values[-1] += 1
+    table = pa.table({"v": values})
+    cells = fit_number_cells(features_of(table)[0], profile_of(table).columns["v"], 0)
+    assert cells.grid is not None
+    assert cells.grid.step == 1
