@@ -57,7 +57,7 @@ def train(config: TrainConfig, console: Console, data: DataPlan | None = None) -
     with (
         workplace(plan),
         Lease(plan.folder) as lease,
-        connect(config, _import_optimiser) as session,
+        connect(config, None if config.kind in CLOSED_FORM else _import_optimiser) as session,
     ):
         resources = _ready(plan, session, console)
         note = begin(plan, session)
@@ -107,6 +107,9 @@ def _ready(plan: TrainPlan, session: Session, console: Console) -> Resources:
     config = plan.config
     prove_storage(session, plan.folder)
     resources = session.resources(config, len(session.nodes))
+    if config.kl_schedule == "linear" and config.kl_warmup > config.epochs:
+        told = f"{config.kl_warmup:g} epochs, but training ends after {config.epochs}"
+        console.warn(f"--kl-warmup is {told}: the KL weight never reaches {config.kl_weight:g}")
     if config.gpus_per_worker > 0 and config.kind in CLOSED_FORM:
         console.warn(f"--gpus-per-worker is reserved but kind {config.kind} is fitted on CPUs")
     elif config.gpus_per_worker > 0:

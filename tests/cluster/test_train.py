@@ -64,6 +64,15 @@ def test_a_loss_that_is_not_finite_ends_with_code_3(
     assert not (tmp_path / "m" / "config.json").exists()
 
 
+def test_a_warm_up_that_never_ends_is_told(
+    tmp_path: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = SMALL_MODEL | {"data": str(data), "epochs": 1, "kl_warmup": 3}
+    run("train", model=tmp_path / "m", **options)
+    told = "--kl-warmup is 3 epochs, but training ends after 1: the KL weight never reaches 1"
+    assert told in capfd.readouterr().err
+
+
 def test_a_model_is_replaced_only_when_asked(tmp_path: Path, data: Path, model: Path) -> None:
     import shutil
 
