@@ -55,7 +55,7 @@ class TrainConfig(JobConfig):
         ge=0,
         le=1,
         description="What a fitted prior takes of the posteriors' spread: 1 fits it to samples of "
-        "q(z|x), 0 to their means. Default: 0.7 for tables, else 1.",
+        "q(z|x), which has the best ELBO, 0 to their means. Default: 0.7 for tables, else 1.",
     )
     likelihood: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
         {},

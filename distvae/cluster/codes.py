@@ -16,6 +16,7 @@ import pyarrow as pa
 from distvae.cluster.shards import TrainJob
 from distvae.data.codec import encode
 from distvae.data.fragments import ROWS_PER_FRAGMENT
+from distvae.data.reading import join_tables
 from distvae.data.selection import read_batches, split_rows
 from distvae.inferring import codes, infer_raw, posterior_sample, refining_steps
 from distvae.model import noise
@@ -42,6 +43,7 @@ _MOST_NUMBERS = 1 << 26
 _MOST_SAMPLES = 4
 _MOST_FRAGMENTS = 16
 _ROWS_PER_BATCH = 16_384
+_IDLE_VARIANCE = 0.95
 
 Rows = npt.NDArray[np.int64]
 
@@ -128,7 +130,8 @@ def read_codes(
     """Yield codes ``(s m, k)`` of the drawn rows, samples of their posteriors, draw by draw.
 
     Few rows give several samples each, so that the prior follows the posteriors' width too. The
-    samples are mu + ``spread`` L eps.
+    samples are mu + ``spread`` L eps, where a dimension tells something: one whose posteriors are
+    on average as wide as N(0, 1) keeps that width, or its draws would be none of theirs.
 
     Rows that the codec rejects are left out. A fragment is read up to its last drawn row.
 
@@ -139,7 +142,7 @@ def read_codes(
     drawn = sum(len(draw.numbers) for draw in draws)
     samples = min(max(1, MOST_ROWS // max(drawn, 1)), _MOST_SAMPLES)
     for draw in draws:
-        table = pa.concat_tables(_tables(job, draw)).combine_chunks()
+        table = join_tables(list(_tables(job, draw)))
         encoded = encode(model.codec, table)
         steps = refining_steps(model, 0)
         rows = np.arange(len(encoded.rejected), dtype=np.int64)
@@ -149,10 +152,12 @@ def read_codes(
         if not model.network.has_sigma:
             yield found.mu[usable]
             continue
+        is_idle = np.square(found.sigma[usable]).mean(0, dtype=np.float64) > _IDLE_VARIANCE
+        spreads = np.where(is_idle, 1.0, spread).astype(np.float32)
         for sample in range(samples):
             stream = f"code-sample/{draw.fragment}/{sample}"
             eps = noise.normal_rows(job.config.seed, stream, 0, *found.mu.shape)
-            yield posterior_sample(found, eps * np.float32(spread))[usable]
+            yield posterior_sample(found, eps * spreads)[usable]
 
 
 def most_components(rows: int, k: int) -> int:
@@ -169,7 +174,10 @@ def _tables(job: TrainJob, draw: Draw) -> Iterator[pa.Table]:
     for batch in batches:
         places = np.flatnonzero(split_rows(batch.rows, job.split)[0])
         first, last = np.searchsorted(draw.numbers, [seen, seen + len(places)])
-        yield batch.table.take(pa.array(places[draw.numbers[first:last] - seen]))
+        chosen = np.zeros(len(batch.rows), np.bool_)
+        chosen[places[draw.numbers[first:last] - seen]] = True
+        # Unlike take, filter leaves the dictionaries of chunks as they are.
+        yield batch.table.filter(pa.array(chosen))
         seen += len(places)
         if seen > stop:
             return

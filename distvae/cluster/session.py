@@ -210,9 +210,11 @@ def connect(config: JobConfig, meanwhile: Callable[[], object] | None = None) ->
 
         importing = threading.Thread(target=beside, daemon=True)
         importing.start()
-        with _own_sigterm():
-            _init(address)
-        importing.join()
+        try:
+            with _own_sigterm():
+                _init(address)
+        finally:
+            importing.join()
         try:
             yield _session(embedded=address == "local")
         finally:

@@ -22,6 +22,7 @@ from distvae.cluster.shards import TrainJob
 from distvae.cluster.summarise import Pass
 from distvae.console import Console
 from distvae.data.codec import encode
+from distvae.data.reading import join_tables
 from distvae.data.selection import read_batches, split_rows
 from distvae.data.storage import Location, delete_file, write_bytes
 from distvae.inferring import refining_steps
@@ -182,13 +183,10 @@ def _held_out_sums(model: Model, job: TrainJob, console: Console) -> Sums:
         return total
     seed, steps = job.config.seed, refining_steps(model, 0)
     with console.stage("score", left) as advance:
-        table, rows = _first(_held_out(job), left)
-        for start in range(0, len(rows), _SCORED_AT_A_TIME):
-            stretch = slice(start, start + _SCORED_AT_A_TIME)
-            encoded = encode(model.codec, table[stretch])
-            own = score(model, encoded, rows[stretch], _SAMPLES, seed, steps)
+        for table, rows in _gathered(_held_out(job), left):
+            own = score(model, encode(model.codec, table), rows, _SAMPLES, seed, steps)
             total = add(total, own)
-            advance(len(rows[stretch]))
+            advance(len(rows))
     return total
 
 
@@ -200,17 +198,29 @@ def _held_out(job: TrainJob) -> Iterator[_Rows]:
         for batch in read_batches(
             job.files, fragment, job.columns, _ROWS_PER_BATCH, job.config.where
         ):
-            chosen = np.flatnonzero(split_rows(batch.rows, job.split)[1])
-            yield batch.table.take(pa.array(chosen)), batch.rows[chosen]
+            chosen = split_rows(batch.rows, job.split)[1]
+            # Unlike take, filter leaves the dictionaries of chunks as they are.
+            yield batch.table.filter(pa.array(chosen)), batch.rows[chosen]
 
 
-def _first(parts: Iterable[_Rows], rows: int) -> _Rows:
-    """The first ``rows`` rows as one batch: few rows each would fill blocks by halves."""
-    tables, numbers, held = [], [], 0
+def _gathered(parts: Iterable[_Rows], most: int) -> Iterator[_Rows]:
+    """The first ``most`` rows in batches of 2,048: few rows each would fill blocks by halves."""
+    tables: list[pa.Table] = []
+    numbers: list[npt.NDArray[np.int64]] = []
+    left, held = most, 0
     for table, own in parts:
-        tables.append(table[: rows - held])
-        numbers.append(own[: rows - held])
-        held += len(tables[-1])
-        if held == rows:
+        start, stop = 0, min(len(own), left)
+        left -= stop
+        while start < stop:
+            end = min(stop, start + _SCORED_AT_A_TIME - held)
+            tables.append(table[start:end])
+            numbers.append(own[start:end])
+            held += end - start
+            start = end
+            if held == _SCORED_AT_A_TIME:
+                yield join_tables(tables), np.concatenate(numbers)
+                tables, numbers, held = [], [], 0
+        if left == 0:
             break
-    return pa.concat_tables(tables).combine_chunks(), np.concatenate(numbers)
+    if held:
+        yield join_tables(tables), np.concatenate(numbers)

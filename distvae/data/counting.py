@@ -152,9 +152,11 @@ def _divisor(values: npt.NDArray[Any]) -> tuple[int, int] | None:
     found = 0
     # The first values of most columns tell that there is no grid.
     for part in (values[:_FEW], values[_FEW:]):
+        if found == 1 or not len(part):
+            break
         held = part if part.dtype == np.uint64 else part.astype(np.int64, copy=False)
         apart = (held - held.dtype.type(least)).view(np.uint64)
-        found = math.gcd(found, int(np.gcd.reduce(apart))) if found != 1 and len(apart) else found
+        found = math.gcd(found, int(np.gcd.reduce(apart)))
     return found, int(least)
 
 

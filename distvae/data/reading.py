@@ -264,16 +264,17 @@ def _rechunked(tables: Iterator[pa.Table], rows_per_batch: int) -> Iterator[pa.T
         while rows + table.num_rows - start >= rows_per_batch:
             held.append(table.slice(start, rows_per_batch - rows))
             start += rows_per_batch - rows
-            yield _joined(held)
+            yield join_tables(held)
             held, rows = [], 0
         if start < table.num_rows:
             held.append(table.slice(start))
             rows += table.num_rows - start
     if held:
-        yield _joined(held)
+        yield join_tables(held)
 
 
-def _joined(tables: list[pa.Table]) -> pa.Table:
+def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of several, at least one; each column one array, but for those of dictionaries."""
     if len(tables) == 1:
         return tables[0]
     table = pa.concat_tables(tables)

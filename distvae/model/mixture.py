@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from distvae.model import noise
 from distvae.model.inference import one_intra_op_thread
@@ -30,6 +31,7 @@ from distvae.model.priors import (
 __all__ = ["Mixture", "fit_mixture"]
 
 _NUMBERS_AT_A_TIME = 1 << 20
+_STRETCHES_AT_ONCE = 8
 # Rows on which the mixture climbs before its last steps on all of them.
 _CLIMBING_ROWS = 30_000
 _MOST_STEPS, _CLIMBING_STEPS, _LAST_STEPS = 40, 20, 4
@@ -132,11 +134,19 @@ def fit_mixture(
     threads = torch.get_num_threads()
     with torch.no_grad(), one_intra_op_thread(), ThreadPoolExecutor(threads) as pool:
         some = rows[:_CLIMBING_ROWS]
-        mixture = _start(some, count, random)
-        if len(some) < len(rows):
-            mixture = _climb(some.float(), mixture, _CLIMBING_STEPS, None, pool)
-        steps = _MOST_STEPS if len(some) == len(rows) else _LAST_STEPS
-        mixture = _climb(rows, mixture, steps, history, pool)
+        start = _start(some, count, random)
+
+        def climbed(first: Tensor) -> Mixture:
+            near = _climb(first, start, _CLIMBING_STEPS, None, pool)
+            return _climb(rows, near, _LAST_STEPS, history, pool)
+
+        if len(some) == len(rows):
+            mixture = _climb(rows, start, _MOST_STEPS, history, pool)
+        else:
+            try:
+                mixture = climbed(some.float())
+            except LinAlgError:  # clusters so narrow that they need all digits
+                mixture = climbed(some)
     parts = (mixture.weights, mixture.means, mixture.covariances)
     weights, means, covariances = (part.numpy() for part in parts)
     return from_standardised(weights, means, covariances, mean=mean, scale=scale)
@@ -153,6 +163,8 @@ def _climb(
     for _ in range(max(1, min(steps, int(_MOST_OPERATIONS / operations)))):
         moments, likelihood = _expect(rows, mixture, pool)
         value = (likelihood - mixture.penalty(floor)) / len(rows)
+        if not math.isfinite(value):
+            raise LinAlgError("the mixture's densities are not finite")
         if history is not None:
             history.append(value)
         if value - before < _LEAST_GAIN:
@@ -166,7 +178,9 @@ def _expect(rows: Tensor, mixture: Mixture, pool: Executor) -> tuple[Tensor, flo
     coefficients = mixture.coefficients()
     moments, likelihood = torch.zeros_like(coefficients), 0.0
     coefficients = coefficients.to(rows.dtype)
-    size = max(1, _NUMBERS_AT_A_TIME // len(coefficients))
+    width, count = coefficients.shape
+    size = max(1, _NUMBERS_AT_A_TIME // width, 4 * count)  # a stretch is more than its sums
+    starts = range(0, len(rows), size)
 
     def of_stretch(start: int) -> tuple[Tensor, float]:
         with torch.no_grad(), one_intra_op_thread():
@@ -177,9 +191,10 @@ def _expect(rows: Tensor, mixture: Mixture, pool: Executor) -> tuple[Tensor, flo
             return own, float(total.double().sum())
 
     # Stretch by stretch, in order, whatever thread has summed each up.
-    for own, value in pool.map(of_stretch, range(0, len(rows), size)):
-        moments += own
-        likelihood += value
+    for first in range(0, len(starts), _STRETCHES_AT_ONCE):
+        for own, value in pool.map(of_stretch, starts[first : first + _STRETCHES_AT_ONCE]):
+            moments += own
+            likelihood += value
     return moments, likelihood
 
 

@@ -109,6 +109,7 @@ class Prior:
         """Return ln p(z) ``(...)`` float64 in nats for ``z (..., k)``, on its device, with history.
 
         A component's log density is that of e = L^-1 (z - m); all components' e are one product.
+        The history is good for first derivatives.
         """
         where = z.double()
         if self.weights is None or self.means is None or self.scale_trils is None:

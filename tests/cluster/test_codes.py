@@ -3,14 +3,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distvae.cluster import codes as module
+from distvae.cluster import trained
 from distvae.cluster.codes import (
     MOST_ROWS,
     draw_rows,
@@ -20,13 +23,14 @@ from distvae.cluster.codes import (
 )
 from distvae.cluster.session import Resources
 from distvae.cluster.shards import TrainJob
-from distvae.cluster.trained import _first, _held_out
+from distvae.cluster.trained import _gathered, _held_out
 from distvae.config import TrainConfig, build
 from distvae.console import Console
 from distvae.data.codec import block_layout, encode, feature_specs, fit_codec
 from distvae.data.fragments import ROWS_PER_FRAGMENT
 from distvae.data.selection import read_batches, split_rows
 from distvae.errors import DataError
+from distvae.inferring import Codes
 from distvae.model import mixture
 from distvae.model.architecture import Architecture
 from distvae.model.files import ModelFiles, pack
@@ -36,7 +40,7 @@ from distvae.model.mixture import fit_mixture
 from distvae.model.priors import Prior, fit_gaussian
 from distvae.model.sources import source_points
 from distvae.saved import Model
-from tests.cluster.helpers import make_table, write_data
+from tests.cluster.helpers import make_table, run, write_data
 
 pytestmark = pytest.mark.ray  # distvae.cluster.train imports what needs Ray
 
@@ -173,6 +177,35 @@ def test_degenerate_codes_give_a_mixture_all_the_same(x: np.ndarray) -> None:
     assert (np.abs(z.mean(0) - x.mean(0)) < spread).all()
 
 
+@pytest.mark.parametrize("sigma", [0.0, 1e-4, 1e-2])
+def test_narrow_clusters_of_many_codes_are_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch, sigma: float
+) -> None:
+    monkeypatch.setattr(mixture, "_CLIMBING_ROWS", 3000)
+    random = np.random.default_rng(1)
+    points = random.normal(size=(8, 4))[random.integers(0, 8, 4000)]
+    prior = fit_mixture(points + sigma * random.normal(size=points.shape), 32, 0)
+    assert 1 <= prior.components <= 32
+    assert np.isfinite(prior.log_prob(points)).all()
+
+
+def test_stretches_of_rows_add_up_the_same_whatever_the_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mixture, "_NUMBERS_AT_A_TIME", 1)  # 20 stretches of 4 M rows
+    x = np.random.default_rng(2).normal(size=(800, 3)).cumsum(1)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(fit_mixture(x, 10, 0))
+    finally:
+        torch.set_num_threads(before)
+    assert _bits(found[0]) == _bits(found[1]) == _bits(found[2])
+    monkeypatch.setattr(mixture, "_NUMBERS_AT_A_TIME", 1 << 20)
+    np.testing.assert_allclose(fit_mixture(x, 10, 0).log_prob(x), found[0].log_prob(x), atol=1e-3)
+
+
 def test_components_are_limited_by_rows() -> None:
     assert [most_components(n, 4) for n in (0, 1, 99, 100, 1000)] == [1, 1, 1, 2, 20]
 
@@ -299,14 +332,53 @@ def test_codes_of_a_vae_spread_as_far_as_asked(job: TrainJob) -> None:
     np.testing.assert_allclose(prior.means[0], half.mean(0), atol=1e-5)
 
 
-def test_the_first_held_out_rows_come_as_one_batch(job: TrainJob) -> None:
+def test_an_idle_dimension_keeps_its_spread(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = replace(job.architecture, kind="vae", posterior="diagonal")
+    job = replace(job, architecture=kind)
+    model = _model(job)
+    real = module.codes
+
+    def with_idle(*arguments: Any) -> Codes:
+        found = real(*arguments)
+        sigma = np.full_like(found.sigma, 0.3)
+        sigma[:, 1] = 1.0
+        return Codes(np.zeros_like(found.mu), sigma, None)
+
+    monkeypatch.setattr(module, "codes", with_idle)
+    draws = draw_rows(job.training_rows, 0)
+    found = np.concatenate(list(read_codes(model, job, draws, 0.5)))
+    np.testing.assert_allclose(found.std(0), [0.15, 1.0, 0.15], rtol=0.1)
+
+
+@pytest.mark.parametrize("size", [7, 2048])
+def test_the_first_held_out_rows_come_in_whole_batches(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(trained, "_SCORED_AT_A_TIME", size)
     parts = [(table, rows) for table, rows in _held_out(job) if len(rows)]
     assert len(parts) > 2
     every = pa.concat_tables([table for table, _ in parts])
     numbers = np.concatenate([rows for _, rows in parts])
     assert every.num_rows == len(numbers) == sum(job.validation_rows)
     for count in (1, len(parts[0][1]) + 1, len(numbers)):
-        table, rows = _first(_held_out(job), count)
-        assert table.schema == every.schema
-        assert table.column("id").equals(every[:count].combine_chunks().column("id"))
-        np.testing.assert_array_equal(rows, numbers[:count])
+        found = list(_gathered(_held_out(job), count))
+        assert [len(rows) for _, rows in found[:-1]] == [size] * (len(found) - 1)
+        assert pa.concat_tables([t for t, _ in found]).column("id").equals(every[:count]["id"])
+        np.testing.assert_array_equal(np.concatenate([rows for _, rows in found]), numbers[:count])
+
+
+def test_dictionaries_of_many_files_are_no_obstacle(tmp_path: Path) -> None:
+    parts = []
+    for letter in "ab":
+        values = pa.array([f"{letter}{i}" for i in range(100)])
+        codes_of = pa.array(np.arange(400) % 100, pa.int8())
+        column = pa.DictionaryArray.from_arrays(codes_of, values)
+        parts.append((pa.table({"c": column, "x": np.arange(400.0)}), np.arange(400)))
+    ((table, rows),) = _gathered(iter(parts), 800)
+    assert table["c"].to_pylist() == [v for t, _ in parts for v in t["c"].to_pylist()]
+    assert len(rows) == 800
+    for letter, (table, _) in zip("ab", parts, strict=True):
+        write_data(tmp_path / "rows" / letter, table, 400)
+    options: dict[str, Any] = {"epochs": 1, "latent_dim": 2, "validation_fraction": 0.2}
+    result = run("train", data=str(tmp_path / "rows"), model=tmp_path / "m", **options)
+    assert result["rows_trained"] + result["rows_held_out"] == 800
