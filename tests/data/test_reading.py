@@ -105,7 +105,7 @@ def test_batches_inside_a_file_are_not_copied(tmp_path: Path) -> None:
     (fragment,) = plan_input(inputs)
     tables = list(read_fragment(inputs.files, fragment, ["v"], 32))
     assert [table["v"].chunk(0).offset for table in tables] == [0, 0, 0, 0]
-    joined = reading._joined([tables[0]])
+    joined = reading.join_tables([tables[0]])
     assert joined is tables[0]
 
 
