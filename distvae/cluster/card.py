@@ -106,9 +106,10 @@ def _networks(job: TrainJob, network: LatentModel) -> Iterator[str]:
     if architecture.prior == "normal":
         yield f"posterior {architecture.posterior}, prior N(0, I)"
     else:
+        narrower = f", {config.prior_spread:g} of their spread" if config.prior_spread < 1 else ""
         yield (
             f"posterior {architecture.posterior}, trained against N(0, I); the prior is a {prior}, "
-            f"fitted to samples of the posteriors, {config.prior_spread:g} of their spread"
+            f"fitted to samples of the posteriors{narrower}"
         )
     yield _objective(config, _is_weighted(job))
     if architecture.inference != "amortised":

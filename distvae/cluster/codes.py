@@ -152,7 +152,8 @@ def read_codes(
         if not model.network.has_sigma:
             yield found.mu[usable]
             continue
-        is_idle = np.square(found.sigma[usable]).mean(0, dtype=np.float64) > _IDLE_VARIANCE
+        variance = np.square(found.sigma[usable]).sum(0, dtype=np.float64) / max(1, usable.sum())
+        is_idle = variance > _IDLE_VARIANCE
         spreads = np.where(is_idle, 1.0, spread).astype(np.float32)
         for sample in range(samples):
             stream = f"code-sample/{draw.fragment}/{sample}"

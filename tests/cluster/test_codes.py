@@ -350,6 +350,24 @@ def test_an_idle_dimension_keeps_its_spread(job: TrainJob, monkeypatch: pytest.M
     np.testing.assert_allclose(found.std(0), [0.15, 1.0, 0.15], rtol=0.1)
 
 
+def test_a_fragment_of_rejected_rows_gives_no_code_and_no_warning(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(job, architecture=replace(job.architecture, kind="vae", posterior="diagonal"))
+    model = _model(job)
+    real = module.encode
+
+    def none_usable(*arguments: Any) -> Any:
+        encoded = real(*arguments)
+        return replace(encoded, rejected=np.ones_like(encoded.rejected))
+
+    monkeypatch.setattr(module, "encode", none_usable)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read = list(read_codes(model, job, draw_rows(job.training_rows, 0), 0.5))
+    assert sum(map(len, read)) == 0
+
+
 @pytest.mark.parametrize("size", [7, 2048])
 def test_the_first_held_out_rows_come_in_whole_batches(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch, size: int
